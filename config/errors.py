@@ -1,0 +1,65 @@
+"""The error tree: one branch per reaction that an error asks for.
+
+    LakewardError
+    ├── ConfigurationError      fix the configuration (a file, an option, an existing table that doesn't fit)
+    ├── Unavailable             retry later: a service is away, throttles or lost a race
+    ├── BadRecord               set the record aside: dead letter, the rest of the chunk goes on
+    └── PipelineStopped         stop: going on would lose or invent data
+        ├── UnsupportedChange   a type, an operation or a schema change that this version can't carry losslessly
+        ├── OffsetGap           records between the destination's offset and the batch are missing
+        ├── OffsetBeyondLog     the destination is ahead of the log: the topic was created anew
+        ├── DestinationChanged  the table was replaced, or lost its offsets, while it was being written
+        └── KeyMoved            a key may live in two Kafka partitions: order between them isn't known
+
+Every message names the thing (topic, partition, offset, column, file) and the way out. Anything else that is
+raised is a defect: the worker crashes with it and restarts from the destination's offsets.
+"""
+
+from __future__ import annotations
+
+
+class LakewardError(Exception):
+    """Base of all errors that Lakeward raises on purpose."""
+
+
+class ConfigurationError(LakewardError):
+    """The user's configuration, or a table that it names, has to be changed before the pipeline can run."""
+
+
+class Unavailable(LakewardError):
+    """A service didn't answer, throttled, or a commit lost a race: the same call may succeed later.
+
+    `retry_after` is the number of seconds that the service asked to be left alone, if it said so.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BadRecord(LakewardError):
+    """One record can't be read; it belongs into the dead-letter topic, with this error's text as the reason."""
+
+
+class PipelineStopped(LakewardError):
+    """Going on would lose or invent data; an operator has to decide. The message says what the choices are."""
+
+
+class UnsupportedChange(PipelineStopped):
+    """A column type, an operation or a schema change that can't be carried without loss."""
+
+
+class OffsetGap(PipelineStopped):
+    """A batch starts after the destination's next wanted offset: records between them would be lost."""
+
+
+class OffsetBeyondLog(PipelineStopped):
+    """The destination's next wanted offset lies beyond the end of the log."""
+
+
+class DestinationChanged(PipelineStopped):
+    """The destination table was dropped, replaced or robbed of its offsets while the pipeline ran."""
+
+
+class KeyMoved(PipelineStopped):
+    """A key's events may be in more than one Kafka partition, so their order is unknown."""
