@@ -49,7 +49,7 @@ def reduce(batch: Batch) -> Reduced:
         )
     log = union_changelog(sorted(batch.changes, key=lambda c: (c.topic, c.partition, c.first)))
     index = pl.DataFrame({f"k{i}": pl.from_arrow(log.column(name)) for i, name in enumerate(key)})
-    index = index.with_columns(p=pl.from_arrow(log.column(CDC_PARTITION))).with_row_index("row")
+    index = index.with_columns(p=pl.Series(log.column(CDC_PARTITION).to_numpy())).with_row_index("row")
     names = [f"k{i}" for i in range(len(key))]
     last = index.unique(subset=names, keep="last", maintain_order=True)
     if len(batch.ranges) > 1:
