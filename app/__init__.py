@@ -1,0 +1,31 @@
+"""The application. `faust -A app worker` finds `app.app` here, built on first use from the environment's files."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import faust
+
+
+@cache
+def _from_environment() -> faust.App:
+    from config.environment import load_settings
+
+    from app.factory import create_app
+    from config.errors import ConfigurationError
+
+    try:
+        return create_app(load_settings())
+    except ConfigurationError as error:
+        # `faust -A app …` would print a traceback for what is one readable line.
+        print(f"ConfigurationError: {error}", file=sys.stderr)  # noqa: T201 - logging isn't configured yet
+        raise SystemExit(1) from None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _from_environment()
+    raise AttributeError(name)

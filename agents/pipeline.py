@@ -1,0 +1,247 @@
+"""The running pipeline: what connects the consumer, the agents and the writers.
+
+    consumer ─ chunk ─> agent (topic, sink) ─ decode ─> writer (sink, table) ─ commit ─> receipt
+        ^                                                                                  │
+        └────────── seek on assignment, group offset, room for more <── ledger, backlog <──┘
+
+On assignment the destinations are asked for their offsets (`wanted`), the writers begin a new epoch there, and the
+consumer seeks to the lowest of them. After each commit the ledger takes the receipt in, the backlog lets go of what
+all sinks have, and the watermark is handed to the agent that keeps the table `sink_watermarks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import structlog
+from config.platform import RetryConfig
+
+from agents.stats import PipelineStats
+from agents.writer import Commit, FlushPolicy, TableWriter
+from config.errors import PipelineStopped, Unavailable
+from sinks.base import Sink
+from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
+from sources.kafka.backlog import Backlog
+from sources.ledger import OffsetLedger
+
+log = structlog.get_logger("lakeward.pipeline")
+
+
+class Decoder(Protocol):
+    """Turns a chunk into changes; called in worker threads."""
+
+    def decode(self, chunk: Chunk) -> DecodedChunk: ...
+
+
+class DeadLetterTopic(Protocol):
+    """Where records go that can't be read."""
+
+    async def send(self, chunk: Chunk, rejected: Sequence[Rejected], sink_ids: Sequence[str]) -> None:
+        """Returns when the broker has acknowledged all of them."""
+
+
+@dataclass(frozen=True)
+class SinkTable:
+    """A sink bound to one of its tables, with its policies."""
+
+    sink: Sink
+    flush: FlushPolicy
+    retry: RetryConfig
+
+
+class Pipeline:
+    """Implements the consumer's `Positions`, the agents' decoding, and the life of the writers.
+
+    `partition_count(topic)` is the number of partitions that the broker reports, None while unknown. `on_watermark`
+    is awaited with (sink id, commit) after each landed commit; `crash` with what must end the worker.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[SinkTable],
+        decoder: Decoder,
+        dead_letters: DeadLetterTopic | None,
+        *,
+        budget: int,
+        new_sinks_read_from: str = "earliest",
+        retry: RetryConfig,
+        partition_count: Callable[[str], int | None],
+        generation: Callable[[], int],
+        on_watermark: Callable[[str, Commit], Awaitable[None]],
+        crash: Callable[[BaseException], Awaitable[None]],
+    ) -> None:
+        self.backlog = Backlog(budget)
+        self.stats = PipelineStats()
+        self._decoder = decoder
+        self._dead_letters = dead_letters
+        self._retry = retry
+        self._earliest = new_sinks_read_from != "latest"
+        self._generation = generation
+        self._on_watermark = on_watermark
+        self._crash = crash
+        self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._set_aside: WeakKeyDictionary[Chunk, asyncio.Task[None]] = WeakKeyDictionary()
+        self.writers: dict[tuple[str, str], TableWriter] = {}
+        for table in tables:
+            writer = TableWriter(
+                table.sink,
+                table.flush,
+                table.retry,
+                on_commit=self._committed,
+                on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
+                on_failure=self._failed,
+                partition_count=partition_count,
+            )
+            for topic in table.sink.target.topics:
+                self.writers[topic, table.sink.target.sink_id] = writer
+        sinks_of: dict[str, set[str]] = {}
+        for topic, sink_id in self.writers:
+            sinks_of.setdefault(topic, set()).add(sink_id)
+        self._sinks_of = {topic: tuple(sorted(sinks)) for topic, sinks in sinks_of.items()}
+        self.ledger = OffsetLedger(self._sinks_of)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The source topics."""
+        return tuple(self._sinks_of)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Reach every destination (waiting for those that are away) and start the writers."""
+        await asyncio.gather(*(writer.start() for writer in set(self.writers.values())))
+
+    async def stop(self) -> None:
+        """Finish the commits under way and close the sinks."""
+        await asyncio.gather(*(writer.stop() for writer in set(self.writers.values())))
+        self._decoding.shutdown(cancel_futures=True)
+
+    async def _failed(self, writer: TableWriter, error: BaseException) -> None:
+        self.stats.on_error(writer.sink.target.sink_id, error)
+        await self.fail(error, writer=writer.name)
+
+    async def fail(self, error: BaseException, **context: str) -> None:
+        """End the worker: going on without this part would skip events."""
+        if isinstance(error, PipelineStopped):
+            log.critical("pipeline.stopped", reason=type(error).__name__, error=str(error), **context)
+        else:
+            log.critical("pipeline.crashed", error=repr(error), exc_info=error, **context)
+        await self._crash(error)
+
+    # -- what the consumer asks
+
+    def is_source(self, topic: str) -> bool:
+        """Whether a topic feeds a sink."""
+        return topic in self._sinks_of
+
+    def assigned(self) -> Iterable[TopicPartition]:
+        """The positioned source partitions."""
+        return self.ledger.partitions()
+
+    def committable(self, tp: TopicPartition) -> int | None:
+        """The group's offset: the minimum over the sinks."""
+        return self.ledger.committable(tp)
+
+    def revoked(self) -> None:
+        """A rebalance began: nothing that is buffered may be written any more."""
+        for writer in set(self.writers.values()):
+            writer.drop()
+        self.ledger.assign({})
+        self.backlog.assign([])
+
+    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Mapping[TopicPartition, int | None]:
+        """Ask the destinations where they stand, and begin there."""
+        by_writer: dict[TableWriter, list[TopicPartition]] = {}
+        for tp in partitions:
+            for sink_id in self._sinks_of[tp.topic]:
+                by_writer.setdefault(self.writers[tp.topic, sink_id], []).append(tp)
+        answers = await asyncio.gather(*(writer.committed(tps) for writer, tps in by_writer.items()))
+        if generation != self._generation():
+            return dict.fromkeys(partitions)  # overtaken by the next rebalance, which asks again
+        offsets: dict[TopicPartition, dict[str, int | None]] = {tp: {} for tp in partitions}
+        for (writer, tps), committed in zip(by_writer.items(), answers, strict=True):
+            writer.assign({tp: committed.get(tp) for tp in tps})
+            for tp in tps:
+                offsets[tp][writer.sink.target.sink_id] = committed.get(tp)
+        known = {tp: {s: o for s, o in sinks.items() if o is not None} for tp, sinks in offsets.items()}
+        self.ledger.assign(known)
+        wanted: dict[TopicPartition, int | None] = {}
+        for tp, sinks in offsets.items():
+            new = len(known[tp]) < len(sinks)
+            wanted[tp] = None if not known[tp] or (new and self._earliest) else min(known[tp].values())
+        log.info(
+            "pipeline.partitions_assigned",
+            generation=generation,
+            partitions={f"{tp.topic}/{tp.partition}": sinks for tp, sinks in offsets.items()},
+        )
+        return wanted
+
+    # -- what the agents call
+
+    async def ingest(self, chunk: Chunk, sink_id: str) -> None:
+        """Decode a chunk and buffer it for one sink; one of an older generation is dropped."""
+        if chunk.generation != self._generation():
+            return
+        decoded = await self._decode(chunk)
+        if decoded.rejected:
+            await self._dead_letter(chunk, decoded.rejected)
+        if chunk.generation == self._generation():
+            self.writers[chunk.topic, sink_id].add(chunk, decoded)
+
+    async def _decode(self, chunk: Chunk) -> DecodedChunk:
+        loop = asyncio.get_running_loop()
+        attempt = 0
+        while True:
+            try:
+                return await loop.run_in_executor(self._decoding, chunk.decoded, self._decode_once)
+            except Unavailable as error:
+                attempt += 1
+                wait = min(
+                    self._retry.max_wait_seconds, self._retry.initial_wait_seconds * self._retry.multiplier**attempt
+                )
+                log.warning("decode.unavailable", topic=chunk.topic, error=str(error), retry_in=round(wait, 1))
+                await asyncio.sleep(wait)
+
+    def _decode_once(self, chunk: Chunk) -> DecodedChunk:
+        decoded = self._decoder.decode(chunk)
+        self.stats.on_decoded(chunk, decoded)
+        return decoded
+
+    async def _dead_letter(self, chunk: Chunk, rejected: tuple[Rejected, ...]) -> None:
+        """Set bad records aside, once per chunk, before any commit passes their offsets."""
+        if self._dead_letters is None:
+            first = rejected[0]
+            raise PipelineStopped(
+                f"{chunk.topic}/{chunk.partition}: the record at offset {chunk.offsets[first.index]} can't be read"
+                f" ({first.reason}), and dlq.enabled is false. Enable the dead-letter topic, or repair the record"
+            )
+        task = self._set_aside.get(chunk)
+        if task is None:
+            sending = self._dead_letters.send(chunk, rejected, self._sinks_of[chunk.topic])
+            task = self._set_aside[chunk] = asyncio.ensure_future(sending)
+            log.warning(
+                "pipeline.dead_letters",
+                topic=chunk.topic,
+                partition=chunk.partition,
+                records=len(rejected),
+                first_offset=int(chunk.offsets[rejected[0].index]),
+                reason=str(rejected[0].reason),
+            )
+        await asyncio.shield(task)
+
+    # -- what the writers report
+
+    async def _committed(self, writer: TableWriter, commit: Commit) -> None:
+        sink_id = writer.sink.target.sink_id
+        self.ledger.record(sink_id, commit.receipt.next_offsets)
+        for tp in commit.ranges:
+            passed = self.ledger.committable(tp)
+            if passed is not None:
+                self.backlog.release(tp, passed)
+        self.stats.on_commit(sink_id, commit)
+        await self._on_watermark(sink_id, commit)

@@ -1,0 +1,110 @@
+"""What a worker knows about its own progress: counted in memory, shown by the stats page and `/api/stats`.
+
+Nothing is decided from these numbers; a restart begins anew. The watermarks beside them come from the table
+`sink_watermarks`, which survives restarts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+
+from agents.writer import Commit
+from sources.changes import Chunk, DecodedChunk, TopicPartition
+
+RATE_WINDOW_SECONDS = 30.0
+
+
+@dataclass
+class Rate:
+    """Rows per second over the last `RATE_WINDOW_SECONDS`."""
+
+    _events: deque[tuple[float, int]] = field(default_factory=deque)
+    _sum: int = 0
+
+    def add(self, rows: int) -> None:
+        """Count `rows` now."""
+        self._events.append((monotonic(), rows))
+        self._sum += rows
+
+    def per_second(self) -> float:
+        """The mean over the window."""
+        horizon = monotonic() - RATE_WINDOW_SECONDS
+        while self._events and self._events[0][0] < horizon:
+            self._sum -= self._events.popleft()[1]
+        return self._sum / RATE_WINDOW_SECONDS
+
+
+@dataclass
+class SinkProgress:
+    """One sink's progress on one Kafka partition since this worker started."""
+
+    rows: int = 0
+    commits: int = 0
+    next_offset: int | None = None
+    version: int | None = None
+    committed_at: datetime | None = None
+    last_record_ms: int | None = None
+    commit_seconds: float | None = None
+    rate: Rate = field(default_factory=Rate)
+
+
+@dataclass
+class TopicDecoding:
+    """What decoding a topic brought since this worker started; `fallback` counts records on the per-record path."""
+
+    records: int = 0
+    changes: int = 0
+    rejected: int = 0
+    fallback: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class SinkError:
+    """The last error of a sink, and when (UTC)."""
+
+    message: str
+    cause: str | None
+    at: datetime
+
+
+@dataclass
+class PipelineStats:
+    """All of it, by (sink, partition), by topic and by sink."""
+
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    progress: dict[tuple[str, TopicPartition], SinkProgress] = field(default_factory=dict)
+    decoding: dict[str, TopicDecoding] = field(default_factory=dict)
+    errors: dict[str, SinkError] = field(default_factory=dict)
+
+    def on_decoded(self, chunk: Chunk, decoded: DecodedChunk) -> None:
+        """Count a decoded chunk (once, however many sinks read it)."""
+        topic = self.decoding.setdefault(chunk.topic, TopicDecoding())
+        topic.records += len(chunk)
+        topic.changes += sum(change.rows.num_rows for change in decoded.changes)
+        topic.rejected += len(decoded.rejected)
+        topic.fallback += decoded.fallback_rows
+        topic.skipped.update(decoded.skipped)
+
+    def on_commit(self, sink_id: str, commit: Commit) -> None:
+        """Count a landed commit."""
+        for tp in commit.ranges:
+            progress = self.progress.setdefault((sink_id, tp), SinkProgress())
+            progress.rows += commit.rows.get(tp, 0)
+            progress.rate.add(commit.rows.get(tp, 0))
+            progress.commits += 1
+            progress.next_offset = commit.receipt.next_offsets.get(tp, progress.next_offset)
+            progress.version = commit.receipt.version if commit.receipt.version is not None else progress.version
+            progress.committed_at = commit.receipt.committed_at
+            progress.last_record_ms = commit.timestamps.get(tp, progress.last_record_ms)
+            progress.commit_seconds = commit.seconds
+
+    def on_error(self, sink_id: str, error: BaseException) -> None:
+        """Remember a sink's last error with its cause."""
+        cause = error.__cause__ or error.__context__
+        self.errors[sink_id] = SinkError(
+            f"{type(error).__name__}: {error}", f"{type(cause).__name__}: {cause}" if cause else None, datetime.now(UTC)
+        )

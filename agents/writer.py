@@ -1,0 +1,250 @@
+"""The one writer of a (sink, table): buffers decoded chunks, and commits them in groups.
+
+The run loop is `TableWriter._run`. While a commit is under way in the writer's thread, arriving chunks accumulate for
+the next one: a slow catalog makes batches bigger, not the stream slower. A commit is due when `batch_size` rows are
+there or the oldest chunk is `flush_interval` seconds old.
+
+Every call into the sink runs in this writer's only thread, one after the other. `assign` starts a new epoch: what was
+buffered is dropped, and a retry of an older epoch's batch is given up (the consumer delivers those records again, or
+another worker has them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, TypeVar
+
+import structlog
+from config.platform import RetryConfig
+
+from config.errors import OffsetGap, Unavailable
+from sinks.base import Batch, OffsetRange, Receipt, Sink
+from sources.changes import ChangeBatch, Chunk, DecodedChunk, TopicPartition
+
+log = structlog.get_logger("lakeward.writer")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FlushPolicy:
+    """When a commit is due: `batch_size` rows are buffered, or the oldest chunk waits for `interval` seconds."""
+
+    batch_size: int
+    interval: float
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What `on_commit` is told: the receipt, the batch's ranges and rows per partition, the broker timestamp
+    (milliseconds) of the last record of each partition, and how long the commit took (seconds)."""
+
+    receipt: Receipt
+    ranges: Mapping[TopicPartition, OffsetRange]
+    rows: Mapping[TopicPartition, int]
+    timestamps: Mapping[TopicPartition, int]
+    seconds: float
+
+
+class TableWriter:
+    """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_error` is told of each retry,
+    `on_failure` once, with what ends this writer."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        policy: FlushPolicy,
+        retry: RetryConfig,
+        *,
+        on_commit: Callable[[TableWriter, Commit], Awaitable[None]],
+        on_error: Callable[[TableWriter, Exception], None],
+        on_failure: Callable[[TableWriter, BaseException], Awaitable[None]],
+        partition_count: Callable[[str], int | None],
+    ) -> None:
+        self.sink = sink
+        self.policy = policy
+        self._retry = retry
+        self._on_commit = on_commit
+        self._on_error = on_error
+        self._on_failure = on_failure
+        self._partition_count = partition_count
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"writer-{sink.target.sink_id}")
+        self._epoch = 0
+        self._wanted: dict[TopicPartition, int] = {}
+        self._ranges: dict[TopicPartition, OffsetRange] = {}
+        self._changes: list[ChangeBatch] = []
+        self._timestamps: dict[TopicPartition, int] = {}
+        self._rows = 0
+        self._oldest: float | None = None
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """`sink_id → table`, for logs."""
+        return f"{self.sink.target.sink_id} → {self.sink.target.name}"
+
+    # -- life
+
+    async def start(self) -> None:
+        """Reach the destination, waiting as long as it takes, and start the run loop."""
+        await self._persist(self.sink.open, "open")
+        self._task = asyncio.create_task(self._supervise(), name=f"writer {self.name}")
+
+    async def stop(self) -> None:
+        """Let the commit under way finish, drop the rest (the destination's offsets know), close the sink."""
+        if self._task is not None:
+            self._epoch += 1
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._call(self.sink.close)
+        self._thread.shutdown()
+
+    async def _supervise(self) -> None:
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever it is, the worker must not go on without this writer
+            await self._on_failure(self, error)
+
+    # -- what the agents call
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The destination's next wanted offsets, read after whatever this writer has in flight."""
+        wanted = list(partitions)
+        return await self._persist(lambda: self.sink.committed(wanted), "committed")
+
+    def drop(self) -> None:
+        """Partitions are being revoked: begin a new epoch without any."""
+        self.assign({})
+
+    def assign(self, wanted: Mapping[TopicPartition, int | None]) -> None:
+        """Begin a new epoch: forget what is buffered; expect these next offsets (None: whatever comes first)."""
+        self._epoch += 1
+        self._wanted = {tp: offset for tp, offset in wanted.items() if offset is not None}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ranges, self._changes, self._timestamps, self._rows, self._oldest = {}, [], {}, 0, None
+
+    def add(self, chunk: Chunk, decoded: DecodedChunk) -> None:
+        """Buffer a chunk for the next commit. What the destination has already is left out."""
+        tp = chunk.tp
+        wanted = self._wanted.get(tp, chunk.first)
+        if chunk.next <= wanted:
+            return
+        if chunk.first > wanted:
+            raise OffsetGap(
+                f"{tp.topic}/{tp.partition}: {self.name} wants offset {wanted} next, but a chunk starts at"
+                f" {chunk.first}; restart the worker to read again from the destination's offset"
+            )
+        for change in decoded.changes:
+            if change.next > wanted:
+                self._changes.append(change if change.first >= wanted else change.after_offset(wanted))
+                self._rows += self._changes[-1].rows.num_rows
+        first = self._ranges[tp].first if tp in self._ranges else wanted
+        self._ranges[tp] = OffsetRange(first, chunk.next)
+        self._wanted[tp] = chunk.next
+        if len(chunk):
+            self._timestamps[tp] = int(chunk.timestamps[-1])
+        if self._oldest is None:
+            self._oldest = monotonic()
+        self._arrived.set()
+
+    @property
+    def buffered_rows(self) -> int:
+        """Rows that wait for the next commit."""
+        return self._rows
+
+    # -- the run loop
+
+    async def _run(self) -> None:
+        while True:
+            await self._until_due()
+            epoch, timestamps, batch = self._epoch, self._timestamps, self._take()
+            started = monotonic()
+            log.info("sink.commit_started", writer=self.name, rows=batch.num_rows, ranges=_readable(batch.ranges))
+            receipt = await self._persist(lambda batch=batch: self.sink.write(batch), "write", epoch)
+            if receipt is None:
+                continue  # given up: the partitions were taken away while the destination was unavailable
+            seconds = monotonic() - started
+            log.info(
+                "sink.committed",
+                writer=self.name,
+                rows=receipt.rows,
+                version=receipt.version,
+                seconds=round(seconds, 3),
+                next=_readable(receipt.next_offsets),
+            )
+            rows: Counter[TopicPartition] = Counter()
+            for change in batch.changes:
+                rows[change.tp] += change.rows.num_rows
+            await self._on_commit(self, Commit(receipt, batch.ranges, rows, timestamps, seconds))
+
+    async def _until_due(self) -> None:
+        while True:
+            self._arrived.clear()
+            if self._oldest is None:
+                await self._arrived.wait()
+                continue
+            left = self._oldest + self.policy.interval - monotonic()
+            if self._rows >= self.policy.batch_size or left <= 0:
+                return
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                continue
+
+    def _take(self) -> Batch:
+        counts = {topic: self._partition_count(topic) for topic in {tp.topic for tp in self._ranges}}
+        batch = Batch(self._ranges, self._changes, {topic: count for topic, count in counts.items() if count})
+        self._clear()
+        return batch
+
+    # -- calling the sink
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def _persist(self, function: Callable[[], T], verb: str, epoch: int | None = None) -> Any:
+        """Call until it succeeds, backing off while the destination is unavailable; None once `epoch` is over."""
+        attempt = 0
+        while True:
+            if epoch is not None and epoch != self._epoch:
+                return None
+            try:
+                return await self._call(function)
+            except Unavailable as error:
+                attempt += 1
+                wait = self._backoff(attempt, error.retry_after)
+                log.error(  # noqa: TRY400 - expected and retried: one line, no traceback
+                    "pipeline.sink_write_error" if verb == "write" else "sink.unavailable",
+                    writer=self.name,
+                    verb=verb,
+                    attempt=attempt,
+                    retry_in=round(wait, 1),
+                    error=str(error),
+                )
+                self._on_error(self, error)
+                await asyncio.sleep(wait)
+
+    def _backoff(self, attempt: int, asked: float | None) -> float:
+        wait = min(
+            self._retry.max_wait_seconds, self._retry.initial_wait_seconds * self._retry.multiplier ** (attempt - 1)
+        )
+        if self._retry.jitter:
+            wait *= random.uniform(0.5, 1.0)
+        return max(wait, asked or 0.0)
+
+
+def _readable(offsets: Mapping[TopicPartition, Any]) -> dict[str, Any]:
+    """Offsets for a log line."""
+    return {f"{tp.topic}/{tp.partition}": tuple(o) if isinstance(o, OffsetRange) else o for tp, o in offsets.items()}

@@ -1,0 +1,113 @@
+"""Builds the Faust app from the configuration: agents, tables, pages, and how a worker's pipeline is put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from config.environment import Settings
+from config.pipeline import check_supported
+from sources.debezium.decoder import DebeziumDecoder
+from sources.debezium.schemas import RegistrySchemas
+from sources.kafka.dead_letters import DeadLetters
+from sources.kafka.security import client_arguments
+
+from agents.ingest import register_ingest_agents
+from agents.pipeline import Pipeline, SinkTable
+from agents.watermarks import AGENT_NAME, register_watermarks_agent
+from agents.writer import FlushPolicy
+from app.application import LakewardApp
+from app.logging import configure_structlog, logging_config
+from app.pages import register_pages
+from sinks.factory import plan_tables
+from sources.kafka.assignor import even_assignor
+from tables.sink_watermarks import define_sink_watermarks
+
+MAX_PARTITION_FETCH_BYTES = 2 << 20
+"""The size of a chunk, and of the fetcher's prefetch per partition."""
+
+METADATA_MAX_AGE_MS = 5_000
+"""New topics and partitions are noticed within this time."""
+
+
+def create_app(settings: Settings) -> LakewardApp:
+    """The app of this pipeline; connects to nothing until a worker starts."""
+    pipeline_config, platform = settings.pipeline, settings.platform
+    check_supported(pipeline_config)
+    plans = plan_tables(pipeline_config, settings.sinks)
+    feeds = [(topic, plan.target.sink_id) for plan in plans for topic in plan.target.topics]
+    topics = frozenset(topic for topic, _ in feeds)
+    configure_structlog()
+    kafka = platform.kafka
+    arguments = client_arguments(kafka)
+
+    def build_pipeline(app: LakewardApp, folder: Path) -> Pipeline:
+        tables = [
+            SinkTable(
+                plan.create(folder),
+                FlushPolicy(plan.batch_size, plan.flush_interval_seconds),
+                plan.sink_config.retry or platform.retry,
+            )
+            for plan in plans
+        ]
+        return Pipeline(
+            tables,
+            DebeziumDecoder(RegistrySchemas.from_config(kafka)),
+            DeadLetters(platform) if platform.dlq.enabled else None,
+            budget=platform.max_buffered_bytes,
+            new_sinks_read_from=kafka.auto_offset_reset,
+            retry=platform.retry,
+            partition_count=app.partition_count,
+            generation=lambda: app.consumer_generation_id,
+            on_watermark=announce,
+            crash=app.crash,
+        )
+
+    app = LakewardApp(
+        settings.app_id,
+        build_pipeline=build_pipeline,
+        kafka_arguments=arguments,
+        source_topics=topics,
+        worker_root=settings.data_dir / settings.app_id,
+        **_faust_settings(settings, topics),
+    )
+    announce = register_watermarks_agent(app, define_sink_watermarks(app))
+    names = register_ingest_agents(app, feeds, app.running_pipeline)
+    app.expected_agents = (*names, AGENT_NAME)
+    app.on_partitions_revoked.connect(_revoked)
+    app.task(app.log_missing_topics)
+    register_pages(app, settings)
+    return app
+
+
+async def _revoked(app: LakewardApp, revoked: Any, **_: Any) -> None:
+    await app.revoke(revoked)
+
+
+def _faust_settings(settings: Settings, topics: frozenset[str]) -> dict[str, Any]:
+    platform = settings.platform
+    kafka = platform.kafka
+    return {
+        "broker": [f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+        "store": "rocksdb://",
+        "datadir": str(settings.data_dir / settings.app_id),
+        "autodiscover": False,
+        "PartitionAssignor": even_assignor(topics),
+        "logging_config": logging_config(),
+        "web_bind": "127.0.0.1",
+        "web_port": platform.health_port,
+        "web_enabled": platform.health_enabled,
+        "topic_replication_factor": kafka.topic_replication_factor,
+        "topic_disable_leader": True,
+        "consumer_auto_offset_reset": kafka.auto_offset_reset,
+        "consumer_max_fetch_size": MAX_PARTITION_FETCH_BYTES,
+        "consumer_metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "broker_session_timeout": kafka.session_timeout_seconds,
+        "broker_heartbeat_interval": kafka.session_timeout_seconds / 5,
+        "broker_commit_interval": 1.0,
+        "stream_wait_empty": False,
+        # counts chunks per agent over all partitions; what is under way is bounded in bytes by the backlog
+        "stream_buffer_maxsize": 65_536,
+        "stream_recovery_delay": 0.0,
+        "producer_acks": -1,
+    }

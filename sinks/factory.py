@@ -1,0 +1,69 @@
+"""From configuration to sinks: which tables a pipeline's sinks write, and the one place that knows every sink type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.pipeline import DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig
+
+from config.errors import ConfigurationError
+from sinks.base import Sink, Target
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table of one sink: what feeds it and how to make its writer. Connects to nothing."""
+
+    sink_config: SinkConfig
+    settings: IcebergConfig | DeltaConfig
+    target: Target
+
+    @property
+    def batch_size(self) -> int:
+        """Rows from which on a commit is due."""
+        return self.settings.batch_size
+
+    @property
+    def flush_interval_seconds(self) -> float:
+        """Age of the oldest row at which a commit is due."""
+        return self.settings.flush_interval_seconds
+
+    def create(self, worker_folder: Path) -> Sink:
+        """The sink of this table; local state lives in the worker's folder."""
+        if isinstance(self.settings, IcebergConfig):
+            from tables.key_index import KeyIndex
+
+            from sinks.iceberg.sink import IcebergSink
+
+            index = KeyIndex.shared(worker_folder / "key-index") if self.settings.write_mode == "upsert" else None
+            return IcebergSink(self.settings, self.target, index)
+        from sinks.delta.sink import DeltaSink
+
+        return DeltaSink(self.settings, self.target)
+
+
+def plan_tables(pipeline: PipelineConfig, only: Collection[str] = ()) -> list[TablePlan]:
+    """The tables of the enabled sinks (of those named in `only`, if any), in the configuration's order."""
+    plans = []
+    for sink in pipeline.sinks:
+        if not sink.enabled or (only and sink.sink_id not in only):
+            continue
+        settings = sink.iceberg or sink.delta
+        if settings is None:
+            raise ConfigurationError(f"sink {sink.sink_id}: sink_type {sink.sink_type} isn't built yet")
+        topics_of: dict[str, list[str]] = {}
+        for table in pipeline.source.tables:
+            if sink.captures(table):
+                schema, name = table.rsplit(".", 1)
+                target = settings.target_name(schema, name, pipeline.topic_prefix)
+                topics_of.setdefault(target, []).append(pipeline.topic(table))
+        for name, topics in topics_of.items():
+            plans.append(TablePlan(sink, settings, Target(pipeline.pipeline_id, sink.sink_id, tuple(topics), name)))
+    if not plans:
+        raise ConfigurationError(
+            f"pipeline {pipeline.pipeline_id}: no table reaches any enabled sink;"
+            " check source.tables, and each sink's `enabled` and `tables`"
+        )
+    return plans

@@ -1,0 +1,257 @@
+"""A Faust consumer that delivers chunks: one message per fetch and partition, positioned by the destinations.
+
+Faust calls a consumer for three things, and this one changes how each is done:
+
+- *fetching*: the records that a fetch brought of one partition become one `Chunk`, built in the consumer's thread.
+  Its `first` is where the previous chunk ended, its `next` where the fetcher stands after it, so compaction and
+  aborted transactions leave no holes between chunks. Partitions whose backlog is full are left out of a fetch.
+- *seeking*: after a rebalance the source partitions are positioned where the destinations say (`Positions.wanted`),
+  whatever the group's offset is. A partition delivers nothing before that.
+- *committing*: the group's offset is what `Positions.committable` says. Faust's own acknowledgement bookkeeping,
+  which is per message, isn't used for source topics.
+
+Offsets that the log doesn't hold any more (or not yet) are never reset silently: they stop the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import aiokafka
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from config.errors import OffsetBeyondLog, OffsetGap
+from sources.changes import Chunk, TopicPartition
+from sources.kafka.backlog import Backlog
+from sources.kafka.chunks import build_chunk
+
+FETCH_MAX_WAIT_MS = 100
+"""How long the broker may hold a fetch for `fetch_min_bytes` (1): idle partitions cost ten requests a second."""
+
+FETCH_MAX_BYTES = 16 << 20
+"""Most bytes that one broker's response may bring over all partitions."""
+
+
+class Positions(Protocol):
+    """What the consumer asks the application: which topics are sources, and where the sinks stand."""
+
+    backlog: Backlog
+
+    def is_source(self, topic: str) -> bool:
+        """Whether this topic's records are delivered as chunks."""
+
+    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Mapping[TopicPartition, int | None]:
+        """The next offset to read of each partition, by the destinations; None where none of them has one yet."""
+
+    def committable(self, tp: TopicPartition) -> int | None:
+        """The offset that the group may commit for this partition."""
+
+    def assigned(self) -> Iterable[TopicPartition]:
+        """The source partitions that `wanted` has positioned."""
+
+
+class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that owns the aiokafka consumer; builds chunks right where records are parsed."""
+
+    consumer: ColumnarConsumer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Where the next chunk of each positioned source partition starts. Touched in this thread only.
+        self._next: dict[TopicPartition, int] = {}
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust hard-wires the first two; there is no setting for them.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        consumer._fetch_max_bytes = FETCH_MAX_BYTES
+        # A silent reset would jump over records that no sink has: out-of-range offsets must surface.
+        consumer._auto_offset_reset = "none"
+        return consumer
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._next.clear()  # nothing is delivered until the destinations have been asked again
+        await super().on_partitions_revoked(revoked)
+
+    async def seek_sources(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Position source partitions and let them deliver from there."""
+        await self.call_thread(self._seek_sources, offsets)
+
+    async def _seek_sources(self, offsets: Mapping[TopicPartition, int]) -> None:
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        for tp, offset in offsets.items():
+            if tp in assigned:
+                consumer.seek(driver.ensure_aiokafka_TP(tp), offset)
+                self._next[tp] = offset
+
+    async def log_bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """First and next offset of the log of each partition."""
+        tps = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
+        consumer = self._ensure_consumer()
+        first = await self.call_thread(consumer.beginning_offsets, tps)
+        end = await self.call_thread(consumer.end_offsets, tps)
+        return {TopicPartition(*tp): (first[tp], end[tp]) for tp in tps}
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> dict[TP, list[Any]]:
+        try:
+            fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        except NoOffsetForPartitionError:
+            return {}  # not positioned yet: perform_seek will do it
+        # No await between the fetcher's drain (above) and the chunks: positions below are those after the drain.
+        positions = self.consumer.positions
+        generation = consumer._coordinator.generation
+        assignment = consumer._subscription.subscription.assignment
+        result: dict[TP, list[Any]] = {}
+        for tp, records in fetched.items():
+            if not positions.is_source(tp.topic):
+                result[tp] = records
+                continue
+            first = self._next.get(TopicPartition(*tp))
+            if first is None:
+                continue
+            end = assignment.state_value(tp).position
+            chunk = build_chunk(tp.topic, tp.partition, generation, first, end, records)
+            self._next[chunk.tp] = end
+            positions.backlog.add(chunk)
+            result[tp] = [chunk]
+        return result
+
+
+class ColumnarConsumer(driver.Consumer):
+    """Faust's consumer over `ColumnarConsumerThread`. `app.positions` has to be set before the worker starts."""
+
+    _thread: ColumnarConsumerThread
+
+    @property
+    def positions(self) -> Positions:
+        positions: Positions = self.app.positions
+        return positions
+
+    def _new_consumer_thread(self) -> ColumnarConsumerThread:
+        return ColumnarConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- fetching
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:
+        if active_partitions is None:
+            return await super()._getmany(active_partitions, timeout)
+        positions = self.positions
+        active = {
+            tp
+            for tp in active_partitions
+            if not positions.is_source(tp.topic) or positions.backlog.has_room(TopicPartition(*tp))
+        }
+        if not active:  # an empty set would mean all partitions to aiokafka
+            await asyncio.sleep(0.01)
+            return {}
+        try:
+            # A partition may get room again while the others have nothing: don't wait long without it.
+            return await super()._getmany(active, timeout if len(active) == len(active_partitions) else 0.05)
+        except OffsetOutOfRangeError as error:
+            await self._explain_out_of_range(error.args[0])
+            return {}
+
+    async def _explain_out_of_range(self, wanted: Mapping[TP, int]) -> None:
+        bounds = await self._thread.log_bounds(TopicPartition(*tp) for tp in wanted)
+        for tp, (first, end) in bounds.items():
+            offset = wanted[TP(*tp)]
+            if offset < first:
+                raise OffsetGap(
+                    f"{tp.topic}/{tp.partition}: a sink wants offset {offset} next, but the log starts at {first}:"
+                    f" {first - offset} records were removed by retention before they were written. Snapshot the source"
+                    " anew into a new table, and raise the topic's retention"
+                )
+            if offset > end:
+                raise OffsetBeyondLog(
+                    f"{tp.topic}/{tp.partition}: a sink wants offset {offset} next, but the log ends at {end}:"
+                    " the topic was created anew (or truncated). Point the sink at a new table, or restore the topic"
+                )
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if not isinstance(record, Chunk):
+            return super()._to_message(tp, record)
+        last_ms = int(record.timestamps[-1]) if len(record) else None
+        return ConsumerMessage(
+            record.topic,
+            record.partition,
+            record.first,
+            last_ms / 1000.0 if last_ms is not None else None,
+            0,
+            [],
+            None,
+            record,
+            None,
+            0,
+            record.nbytes,
+            tp,
+            generation_id=record.generation,
+        )
+
+    # -- seeking
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        unread = [
+            tp for tp in self.assignment() if self._read_offset[tp] is None and not self.positions.is_source(tp.topic)
+        ]
+        if unread:  # internal topics without a group offset; aiokafka was told not to reset by itself
+            await self._thread.seek_wait(await self._thread.earliest_offsets(*unread))
+        # Faust bounds this call by a timeout and then goes on regardless; the seek must not be cut short by that.
+        await asyncio.shield(asyncio.ensure_future(self._seek_to_destinations()))
+
+    async def _seek_to_destinations(self) -> None:
+        generation = self.app.consumer_generation_id
+        sources = [TopicPartition(*tp) for tp in self.assignment() if self.positions.is_source(tp.topic)]
+        try:
+            wanted = await self.positions.wanted(sources, generation)
+            bounds = await self._thread.log_bounds(tp for tp in sources if wanted[tp] is None)
+        except Exception as error:
+            await self.crash(error)
+            raise
+        if generation != self.app.consumer_generation_id:
+            return  # another rebalance began meanwhile; its own seek follows
+        earliest = self.app.conf.consumer_auto_offset_reset != "latest"
+        offsets = {
+            tp: offset if offset is not None else bounds[tp][0 if earliest else 1] for tp, offset in wanted.items()
+        }
+        self.positions.backlog.assign(sources)
+        for tp, offset in offsets.items():
+            self._read_offset[TP(*tp)] = None
+            # A group offset ahead of the destination must be lowered: Faust only commits offsets above this one.
+            self._committed_offset[TP(*tp)] = None if offset == 0 else offset - 1
+        await self._thread.seek_sources(offsets)
+
+    # -- committing
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        yield from super()._filter_tps_with_pending_acks(topics)
+        for tp in self.positions.assigned():
+            if topics is None or tp in topics or tp.topic in topics:
+                yield TP(*tp)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if self.positions.is_source(tp.topic):
+            return self.positions.committable(TopicPartition(*tp))
+        offset: int | None = super()._new_offset(tp)
+        return offset
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        if not self.positions.is_source(tp.topic):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+
+class ColumnarTransport(driver.Transport):
+    """Faust's aiokafka transport with the columnar consumer."""
+
+    Consumer = ColumnarConsumer
