@@ -1,7 +1,12 @@
-"""Folding a batch of changes into what an upsert table needs: the last change of each key."""
+"""Folding a batch of changes into what an upsert table needs: the last change of each key.
+
+Upsert rests on one assumption: all events of a key are in one Kafka partition (Debezium's default), so Kafka gives
+them an order. What can be seen of its breach is checked here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -27,7 +32,7 @@ class Reduced:
     key: tuple[str, ...]
 
 
-def union_changelog(changes: list[ChangeBatch]) -> pa.Table:
+def union_changelog(changes: Sequence[ChangeBatch]) -> pa.Table:
     """All changes as one table, columns united by name: what a change's schema lacks is null in its rows.
 
     Raises pyarrow.ArrowTypeError if two schemas give one column two types (evolution has to decide before this).
@@ -43,26 +48,50 @@ def reduce(batch: Batch) -> Reduced:
     key = batch.changes[0].schema.key
     if not key or any(change.schema.key != key for change in batch.changes):
         topic = batch.changes[0].topic
+        keys = sorted({", ".join(change.schema.key) or "none" for change in batch.changes})
         raise UnsupportedChange(
-            f"{topic}: upsert needs one primary key, but the records have {[c.schema.key for c in batch.changes]};"
-            " give the source table a primary key (and snapshot it anew), or use write_mode: append"
+            f"{topic}: upsert needs one primary key, but the records have these: {'; '.join(keys)}. Give the source"
+            " table a primary key (and snapshot it into a new table), or use write_mode: append"
         )
     log = union_changelog(sorted(batch.changes, key=lambda c: (c.topic, c.partition, c.first)))
-    index = pl.DataFrame({f"k{i}": pl.from_arrow(log.column(name)) for i, name in enumerate(key)})
-    index = index.with_columns(p=pl.Series(log.column(CDC_PARTITION).to_numpy())).with_row_index("row")
     names = [f"k{i}" for i in range(len(key))]
+    index = pl.DataFrame({name: pl.from_arrow(log.column(column)) for name, column in zip(names, key, strict=True)})
+    index = index.with_columns(p=pl.Series(log.column(CDC_PARTITION).to_numpy())).with_row_index("row")
     last = index.unique(subset=names, keep="last", maintain_order=True)
-    if len(batch.ranges) > 1:
-        split = (
-            index.group_by(names).agg(pl.col("p").n_unique().alias("n"), pl.col("row").last()).filter(pl.col("n") > 1)
-        )
-        if len(split):
-            row = log.slice(split["row"][0], 1).to_pylist()[0]
-            raise KeyMoved(
-                f"{row[CDC_TOPIC]}: the key { {n: row[n] for n in key} } turned up in two Kafka partitions within one"
-                f" batch (again at {row[CDC_PARTITION]}:{row[CDC_OFFSET]}), so the order of its changes is unknown;"
-                " upsert needs Debezium's default partitioning by key and a constant number of partitions"
-            )
+    if len({change.tp for change in batch.changes}) > 1:
+        _check_one_partition(log, key, index, last, names)
     rows = log.take(pa.array(last["row"].to_numpy()))
     gone = pc.equal(rows.column(CDC_OP), "d")
     return Reduced(rows.filter(pc.invert(gone)), rows.filter(gone), key)
+
+
+def check_partition_counts(table: str, known: Mapping[str, int], batch: Batch, *, keyed: bool) -> None:
+    """Stop when a topic has another number of partitions than it had when `table` was first written (`known`).
+
+    `keyed` says that the table is written by key; a change log doesn't mind. Raises KeyMoved.
+    """
+    for topic, count in batch.partition_counts.items():
+        before = known.get(topic, count)
+        if keyed and before != count:
+            raise KeyMoved(
+                f"topic {topic} had {before} partitions when table {table} was first written and has {count} now, so"
+                " a key's later changes may be in another partition than its earlier ones and their order is unknown."
+                " Write into a new table: rename this one, delete and create the topic anew with its final number of"
+                " partitions, and start from a new snapshot"
+            )
+
+
+def _check_one_partition(
+    log: pa.Table, key: tuple[str, ...], index: pl.DataFrame, last: pl.DataFrame, names: list[str]
+) -> None:
+    # the rows are ordered by partition: a key that moved has a first row in another partition than its last one
+    first = index.unique(subset=names, keep="first", maintain_order=True)
+    moved = first.join(last, on=names, suffix="_last", nulls_equal=True).filter(pl.col("p") != pl.col("p_last"))
+    if len(moved):
+        row = log.slice(moved["row_last"][0], 1).to_pylist()[0]
+        raise KeyMoved(
+            f"{row[CDC_TOPIC]}: the key { {name: row[name] for name in key} } turned up in the partitions"
+            f" {moved['p'][0]} and {row[CDC_PARTITION]} within one batch (last at offset {row[CDC_OFFSET]}), so the"
+            " order of its changes is unknown; upsert needs Debezium's default partitioning by key and a constant"
+            " number of partitions"
+        )
