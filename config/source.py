@@ -1,0 +1,57 @@
+"""`source` of a pipeline file: the database and its tables, and the topics that follow from them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+
+from config.model import Model
+
+DEFAULT_PORTS = {"postgres": 5432, "mysql": 3306, "mariadb": 3306}
+
+
+def _table(name: str) -> str:
+    if re.search(r"[*?\[\]|\\()]", name):
+        raise ValueError(f"{name!r}: a table's full name is needed, not a pattern: its topic must be known beforehand")
+    if not re.fullmatch(r"[^.\s]+\.[^.\s]+", name):
+        raise ValueError(f"{name!r} is not schema.table, such as public.customers")
+    return name
+
+
+TableName = Annotated[str, AfterValidator(_table)]
+
+
+class SourceConfig(Model):
+    """`source`: the database whose changes are captured."""
+
+    source_type: Literal["postgres", "mysql", "mariadb"] = "postgres"
+    """Kind of database."""
+    host: str = "localhost"
+    """Host of the database, as Kafka Connect reaches it."""
+    port: int = Field(default_factory=lambda data: DEFAULT_PORTS.get(data.get("source_type", ""), 5432), ge=1, le=65535)
+    """Its port; unset: 5432 for postgres, 3306 for mysql and mariadb."""
+    database: str = Field(min_length=1)
+    """Database to capture."""
+    username: str = "cdc_user"
+    """User with the right to replicate."""
+    password: SecretStr = SecretStr("cdc_password")
+    """Its password."""
+    tables: tuple[TableName, ...] = ()
+    """Tables to capture, `schema.table` (mysql, mariadb: `database.table`)."""
+    slot_name: str = Field(default="cdc_slot", pattern=r"^[a-z0-9_]{1,63}$")
+    """Replication slot (postgres)."""
+    publication_name: str = Field(default="cdc_publication", min_length=1, max_length=63)
+    """Publication (postgres)."""
+    snapshot_mode: Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"] = "initial"
+    """When Debezium reads the tables' present rows."""
+    server_id: int | None = Field(
+        default=None, ge=1, le=2**32 - 1, validation_alias=AliasChoices("server_id", "mysql_server_id")
+    )
+    """Number as a replica (mysql, mariadb; also accepted as `mysql_server_id`); unset: from the pipeline_id."""
+
+
+def topic_name(prefix: str, table: str) -> str:
+    """Debezium replaces what Kafka doesn't allow in a topic's name by `_` (its TopicNamingStrategy)."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{prefix}.{table}")
