@@ -1,0 +1,1 @@
+"""Debezium: the connectors, their configuration, and the change events that they write."""
