@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Protocol
 
 import aiokafka
@@ -28,6 +29,7 @@ from config.errors import OffsetBeyondLog, OffsetGap
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.kafka.chunks import build_chunk
+from sources.kafka.record_batches import unpack_by_batch
 
 FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold a fetch for `fetch_min_bytes` (1): idle partitions cost ten requests a second."""
@@ -71,6 +73,8 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_bytes = FETCH_MAX_BYTES
         # A silent reset would jump over records that no sink has: out-of-range offsets must surface.
         consumer._auto_offset_reset = "none"
+        # A connector with exactly-once support (KIP-618) aborts transactions: their records never happened.
+        consumer._isolation_level = "read_committed"
         return consumer
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -121,7 +125,8 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             if first is None:
                 continue
             end = assignment.state_value(tp).position
-            chunk = build_chunk(tp.topic, tp.partition, generation, first, end, records)
+            batches = chain.from_iterable(records)
+            chunk = build_chunk(tp.topic, tp.partition, generation, first, end, list(batches))
             self._next[chunk.tp] = end
             positions.backlog.add(chunk)
             result[tp] = [chunk]
@@ -252,6 +257,10 @@ class ColumnarConsumer(driver.Consumer):
 
 
 class ColumnarTransport(driver.Transport):
-    """Faust's aiokafka transport with the columnar consumer."""
+    """Faust's aiokafka transport with the columnar consumer, for `app.source_topics`."""
 
     Consumer = ColumnarConsumer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        unpack_by_batch(self.app.source_topics)
