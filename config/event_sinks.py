@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from config.model import Model, StringMap
+from config.model import QUALIFIED_TABLE, HttpUrl, Model, StringMap
 
 
 class PostgresSinkConfig(Model):
@@ -22,7 +22,7 @@ class PostgresSinkConfig(Model):
     """User that writes."""
     password: SecretStr = SecretStr("cdc_password")
     """Its password."""
-    target_table: str = Field(pattern=r"^[^.\s]+\.[^.\s]+$")
+    target_table: str = Field(pattern=QUALIFIED_TABLE)
     """The table, `schema.table`; created if missing."""
     batch_size: int = Field(default=100, ge=1)
     """Rows from which on a commit is due: a threshold, not a cap."""
@@ -33,7 +33,7 @@ class PostgresSinkConfig(Model):
 class WebhookConfig(Model):
     """`webhook`: one HTTP request per event."""
 
-    url: str = Field(pattern=r"^https?://\S+$", repr=False)
+    url: HttpUrl = Field(repr=False)
     """Receiver of the requests."""
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     """HTTP method."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from config.model import Model, StringMap
+from config.model import HttpUrl, Model, StringMap
 from config.partitioning import PartitionField, parse_partition_fields
 from config.templates import check_template, resolve_template
 
@@ -84,7 +84,7 @@ class IcebergConfig(Model):
     """Create missing tables (and their namespace)."""
     partition_by: tuple[str, ...] = ()
     """Columns or transforms: `day(ts)`, `month(ts)`, `year(ts)`, `hour(ts)`, `bucket(16, id)`, `truncate(4, name)`."""
-    s3_endpoint: str | None = None
+    s3_endpoint: HttpUrl | None = None
     """Address of an S3-compatible store; unset: Amazon's."""
     s3_access_key_id: str | None = Field(default=None, repr=False)
     """Access key; unset: what the environment of AWS tools says."""

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Problem = tuple[tuple[str | int, ...], str]
-"""Where (keys and indexes below the model that found it) and what, with what is allowed."""
+Location = tuple[str | int, ...]
+"""A place in a file: keys, and indexes into lists."""
+
+Problem = tuple[Location, str]
+"""Where (below the model that found it) and what, with what is allowed."""
 
 
 class Model(BaseModel):
@@ -40,8 +43,26 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+TOPIC_PART = r"^[A-Za-z0-9._-]+$"
+SLOT_NAME = r"^[a-z0-9_]{1,63}$"
+QUALIFIED_TABLE = r"^[^.\s]+\.[^.\s]+$"
+HTTP_URL = r"^https?://[^\s/]+\S*$"
+
+PATTERNS = {
+    IDENTIFIER: "letters, digits, - and _, beginning with a letter or digit",
+    TOPIC_PART: "letters, digits, '.', - and _",
+    SLOT_NAME: "lower-case letters, digits and _, at most 63",
+    QUALIFIED_TABLE: "schema.table, such as public.customers",
+    HTTP_URL: "an address, http://… or https://…",
+}
+"""The fields' patterns, and how errors say them."""
+
+Identifier = Annotated[str, Field(pattern=IDENTIFIER, max_length=64)]
 """Becomes part of property keys, group names and folders: a dot would make `lakeward.offsets.a.b` ambiguous."""
+
+TopicPart = Annotated[str, Field(pattern=TOPIC_PART)]
+HttpUrl = Annotated[str, Field(pattern=HTTP_URL)]
 
 StringMap = Annotated[dict[str, str], BeforeValidator(_texts)]
 """Properties that are passed on as text; `true` and `4` may be written without quotes."""

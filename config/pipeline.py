@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from config.errors import ConfigurationError
 from config.event_sinks import PostgresSinkConfig, WebhookConfig
 from config.lake_sinks import DeltaConfig, DeltaMaintenanceConfig, IcebergConfig, IcebergMaintenanceConfig, WriteMode
-from config.model import Identifier, Model, refuse
-from config.rules import pipeline_problems
+from config.model import Identifier, Model, TopicPart, refuse
+from config.rules import id_problems, pipeline_problems
 from config.sink import SinkConfig
 from config.source import SourceConfig, topic_name
 
@@ -38,7 +38,7 @@ class PipelineConfig(Model):
 
     pipeline_id: Identifier
     """Name of the pipeline and of its connector; part of the consumer group's name and of the offsets' keys."""
-    topic_prefix: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    topic_prefix: TopicPart
     """First part of the topics' names, `{topic_prefix}.{schema}.{table}`."""
     source: SourceConfig
     """Where changes come from."""
@@ -54,7 +54,13 @@ class PipelineConfig(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> PipelineConfig:
-        refuse(pipeline_problems(self.topic_prefix, self.source, list(enumerate(self.sinks))))
+        sinks = list(enumerate(self.sinks))
+        refuse(
+            [
+                *id_problems([(index, sink.sink_id) for index, sink in sinks]),
+                *pipeline_problems(self.topic_prefix, self.source, sinks),
+            ]
+        )
         return self
 
     @property

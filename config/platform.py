@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from config.model import Model, Problem, StringMap, refuse
+from config.model import HttpUrl, Model, Problem, StringMap, TopicPart, refuse
 
 Converter = Literal["avro-confluent", "avro-apicurio", "json-schema", "json"]
 
@@ -20,13 +20,13 @@ class KafkaConfig(Model):
 
     bootstrap_servers: str = "localhost:9092"
     """Brokers to start from, `host:port`, separated by commas."""
-    schema_registry_url: str = "http://localhost:8081"
+    schema_registry_url: HttpUrl = "http://localhost:8081"
     """Base of the registry's Confluent-compatible API (Apicurio: `…/apis/ccompat/v7`)."""
     schema_registry_username: str | None = None
     """User of the registry's basic authentication."""
     schema_registry_password: SecretStr | None = None
     """Password of the registry's basic authentication."""
-    group_id: str = Field(default="cdc-platform", pattern=r"^[A-Za-z0-9._-]+$")
+    group_id: TopicPart = "cdc-platform"
     """First part of the consumer group's name, `{group_id}-{pipeline_id}`."""
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
     """Where a sink starts that has no offset in its destination yet."""
@@ -77,7 +77,7 @@ class KafkaConfig(Model):
 class ConnectorConfig(Model):
     """`connector`: Kafka Connect, and what every Debezium connector is given."""
 
-    connect_url: str = "http://localhost:8083"
+    connect_url: HttpUrl = "http://localhost:8083"
     """Kafka Connect's REST address."""
     timeout_seconds: float = Field(default=30.0, gt=0)
     """How long one request to Kafka Connect may take."""
@@ -87,7 +87,7 @@ class ConnectorConfig(Model):
     """Wait between two such attempts."""
     converter: Converter = "avro-confluent"
     """How Connect writes records; a record's first byte tells Lakeward Avro from JSON."""
-    registry_url: str | None = None
+    registry_url: HttpUrl | None = None
     """The registry as Connect sees it (Apicurio: `…/apis/registry/v2`); unset: `kafka.schema_registry_url`."""
     extra_config: StringMap = Field(default={}, repr=False)
     """Further properties of the connector, passed on as they are; they win over Lakeward's own."""
@@ -98,7 +98,7 @@ class DlqConfig(Model):
 
     enabled: bool = True
     """Set such records aside in a dead-letter topic; `false`: stop instead."""
-    topic_suffix: str = Field(default="dlq", pattern=r"^[A-Za-z0-9._-]+$")
+    topic_suffix: TopicPart = "dlq"
     """Dead letters of topic `t` go to `t.{topic_suffix}`."""
     max_retries: int = Field(default=3, ge=0)
     """How often a record is tried again before it is set aside."""

@@ -16,13 +16,18 @@ MAX_TOPIC_LENGTH = 249
 def pipeline_problems(prefix: str, source: SourceConfig, sinks: Sequence[tuple[int, SinkConfig]]) -> Iterator[Problem]:
     """All that doesn't fit together. `sinks` are those that are sound by themselves, with their index in the file."""
     yield from _source_problems(prefix, source)
-    first_with_id: dict[str, int] = {}
     for index, sink in sinks:
-        first = first_with_id.setdefault(sink.sink_id, index)
-        if first != index:
-            yield ("sinks", index, "sink_id"), f"{sink.sink_id!r} is the id of sinks[{first}] too; ids are unique"
         yield from _pattern_problems(index, sink, source)
     yield from _table_problems(prefix, source, [(index, sink) for index, sink in sinks if sink.enabled])
+
+
+def id_problems(ids: Sequence[tuple[int, str]]) -> Iterator[Problem]:
+    """Ids that are there twice; `ids` with their sink's index in the file."""
+    first_with_id: dict[str, int] = {}
+    for index, sink_id in ids:
+        first = first_with_id.setdefault(sink_id, index)
+        if first != index:
+            yield ("sinks", index, "sink_id"), f"{sink_id!r} is the id of sinks[{first}] too; ids are unique"
 
 
 def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:

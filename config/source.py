@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 
-from config.model import Model
+from config.model import SLOT_NAME, Model
 
 DEFAULT_PORTS = {"postgres": 5432, "mysql": 3306, "mariadb": 3306}
 
@@ -40,7 +40,7 @@ class SourceConfig(Model):
     """Its password."""
     tables: tuple[TableName, ...] = ()
     """Tables to capture, `schema.table` (mysql, mariadb: `database.table`)."""
-    slot_name: str = Field(default="cdc_slot", pattern=r"^[a-z0-9_]{1,63}$")
+    slot_name: str = Field(default="cdc_slot", pattern=SLOT_NAME)
     """Replication slot (postgres)."""
     publication_name: str = Field(default="cdc_publication", min_length=1, max_length=63)
     """Publication (postgres)."""
