@@ -1,0 +1,190 @@
+"""The writer's promises: group commit, retries that keep the batch, epochs that drop it, holes refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from agents.writer import Commit, FlushPolicy, TableWriter
+from config.errors import OffsetGap, Unavailable
+from config.platform import RetryConfig
+from sinks.base import Batch, Receipt, Target
+from sinks.memory import MemorySink, MemoryStore
+from sources.changes import ChangeBatch, Chunk, DecodedChunk, TableSchema, TopicPartition
+
+TP = TopicPartition("t", 0)
+SCHEMA = TableSchema(pa.schema([pa.field("id", pa.int64(), nullable=False)]), ("id",), 1)
+RETRY = RetryConfig(initial_wait_seconds=0.01, max_wait_seconds=0.02)
+
+
+def chunk(first: int, count: int, partition: int = 0) -> tuple[Chunk, DecodedChunk]:
+    """`count` inserts from offset `first` on."""
+    offsets = np.arange(first, first + count, dtype=np.int64)
+    raw = Chunk(
+        "t", partition, 1, first, first + count, offsets, offsets, [None] * count, [b""] * count, [()] * count, 1
+    )
+    rows = pa.table(
+        {
+            "id": offsets,
+            "_cdc_offset": offsets,
+            "_cdc_op": pa.array(["c"] * count, pa.string()),
+            "_cdc_ts": pa.array([0] * count, pa.timestamp("us", "UTC")),
+        }
+    )
+    return raw, DecodedChunk((ChangeBatch("t", partition, first, first + count, SCHEMA, rows),) if count else ())
+
+
+class Watched(MemorySink):
+    """A memory sink whose writes can be held back or made to fail, and are counted."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(Target("p", "s", ("t",), "table"), "append", store)
+        self.batches: list[Batch] = []
+        self.fail: list[Exception] = []
+        self.before: Callable[[], None] = lambda: None
+
+    def write(self, batch: Batch) -> Receipt:
+        self.batches.append(batch)
+        self.before()
+        if self.fail:
+            raise self.fail.pop(0)
+        return super().write(batch)
+
+
+class Harness:
+    """A running writer with its sink, and what it reported."""
+
+    def __init__(self, policy: FlushPolicy) -> None:
+        self.store = MemoryStore()
+        self.sink = Watched(self.store)
+        self.commits: asyncio.Queue[Commit] = asyncio.Queue()
+        self.failures: asyncio.Queue[BaseException] = asyncio.Queue()
+        self.errors: list[Exception] = []
+        self.failed_attempt = asyncio.Event()
+        self.writer = TableWriter(
+            self.sink,
+            policy,
+            RETRY,
+            on_commit=self._on_commit,
+            on_error=self._on_error,
+            on_failure=self._on_failure,
+            partition_count=lambda _: 1,
+        )
+
+    async def _on_commit(self, _: TableWriter, commit: Commit) -> None:
+        await self.commits.put(commit)
+
+    def _on_error(self, _: TableWriter, error: Exception) -> None:
+        self.errors.append(error)
+        self.failed_attempt.set()
+
+    async def _on_failure(self, _: TableWriter, error: BaseException) -> None:
+        await self.failures.put(error)
+
+    def ids(self) -> list[int]:
+        return sorted(self.store.rows().column("id").to_pylist())
+
+
+@asynccontextmanager
+async def running(batch_size: int = 10, interval: float = 60.0) -> AsyncIterator[Harness]:
+    harness = Harness(FlushPolicy(batch_size, interval))
+    await harness.writer.start()
+    try:
+        yield harness
+    finally:
+        await harness.writer.stop()
+
+
+async def test_a_commit_is_due_when_batch_size_rows_are_there() -> None:
+    async with running(batch_size=10) as h:
+        h.writer.add(*chunk(0, 6))
+        h.writer.add(*chunk(6, 6))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert commit.receipt.next_offsets == {TP: 12}
+        assert h.ids() == list(range(12))
+
+
+async def test_a_commit_is_due_when_the_oldest_chunk_is_old_enough() -> None:
+    async with running(batch_size=1_000_000, interval=0.05) as h:
+        h.writer.add(*chunk(0, 3))
+        await asyncio.wait_for(h.commits.get(), 5)
+        assert h.ids() == [0, 1, 2]
+
+
+async def test_a_chunk_without_changes_moves_the_offset() -> None:
+    async with running(interval=0.05) as h:
+        h.writer.add(*chunk(0, 0)[:1], DecodedChunk(()))  # an empty chunk moves nothing
+        raw, _ = chunk(0, 3)
+        h.writer.add(raw, DecodedChunk(()))  # three tombstones
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert commit.receipt.next_offsets == {TP: 3}
+
+
+async def test_chunks_that_arrive_during_a_commit_form_one_next_commit() -> None:
+    async with running(batch_size=1) as h:
+        loop, gate, entered = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def hold() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(5)
+
+        h.sink.before = hold
+        h.writer.add(*chunk(0, 1))
+        await asyncio.wait_for(entered.wait(), 5)
+        for first in range(1, 9):
+            h.writer.add(*chunk(first, 1))
+        h.sink.before = lambda: None
+        gate.set()
+        await asyncio.wait_for(h.commits.get(), 5)
+        second = await asyncio.wait_for(h.commits.get(), 5)
+        assert second.ranges[TP] == (1, 9)
+
+
+async def test_an_unavailable_destination_is_retried_with_the_same_batch() -> None:
+    async with running(batch_size=1) as h:
+        h.sink.fail = [Unavailable("away"), Unavailable("still away")]
+        h.writer.add(*chunk(0, 4))
+        await asyncio.wait_for(h.commits.get(), 5)
+        assert len(h.sink.batches) == 3
+        assert [str(error) for error in h.errors] == ["away", "still away"]
+        assert h.ids() == [0, 1, 2, 3]
+
+
+async def test_a_retry_is_given_up_when_the_partitions_are_taken_away() -> None:
+    async with running(batch_size=1) as h:
+        h.sink.before = lambda: h.writer.drop()
+        h.sink.fail = [Unavailable("away")]
+        h.writer.add(*chunk(0, 4))
+        await asyncio.wait_for(h.failed_attempt.wait(), 5)
+        h.sink.before = lambda: None
+        h.writer.assign({TP: 0})
+        h.writer.add(*chunk(0, 2))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert commit.ranges[TP] == (0, 2)
+        assert h.ids() == [0, 1]
+
+
+async def test_what_the_destination_has_is_left_out_and_a_hole_is_refused() -> None:
+    async with running(batch_size=1) as h:
+        h.writer.assign({TP: 5})
+        h.writer.add(*chunk(0, 5))
+        assert h.writer.buffered_rows == 0
+        h.writer.add(*chunk(3, 4))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert commit.ranges[TP] == (5, 7)
+        with pytest.raises(OffsetGap, match="wants offset 7 next, but a chunk starts at 9"):
+            h.writer.add(*chunk(9, 1))
+
+
+async def test_an_unexpected_error_is_reported_once_and_nothing_more_is_written() -> None:
+    async with running(batch_size=1) as h:
+        h.sink.fail = [RuntimeError("a defect")]
+        h.writer.add(*chunk(0, 1))
+        failure = await asyncio.wait_for(h.failures.get(), 5)
+        assert str(failure) == "a defect"
+        assert len(h.sink.batches) == 1
