@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_exponential_jitter,
+)
 
 from config.errors import Unavailable
 
 log = structlog.get_logger("lakeward.retries")
 
 
-def retrying(service: str, attempts: int, initial_wait: float, max_wait: float = 60.0) -> AsyncRetrying:
-    """Calls again on `Unavailable`, up to `attempts` times in all, then lets the last error through.
+def retrying(service: str, attempts: int | None, initial_wait: float, max_wait: float = 60.0) -> AsyncRetrying:
+    """Calls again on `Unavailable`, up to `attempts` times in all (None: for ever), then lets the last error through.
 
     `service` names what is waited for and its address. Waits are in seconds and double each time.
     """
@@ -29,7 +36,7 @@ def retrying(service: str, attempts: int, initial_wait: float, max_wait: float =
 
     return AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
-        stop=stop_after_attempt(attempts),
+        stop=stop_never if attempts is None else stop_after_attempt(attempts),
         wait=wait_exponential_jitter(initial=initial_wait, max=max_wait, jitter=initial_wait / 2),
         before_sleep=say,
         reraise=True,

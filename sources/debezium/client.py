@@ -216,6 +216,23 @@ class DebeziumClient:
         """Pause the connector; its state becomes PAUSED a little later."""
         await self._request("PUT", _path(name, "pause"))
 
+    async def stop(self, name: str) -> None:
+        """Stop a connector's tasks but keep its configuration and offsets; its state becomes STOPPED a little later."""
+        await self._request("PUT", _path(name, "stop"))
+
+    async def reset_offsets(self, name: str, timeout: float = 30.0) -> None:
+        """Forget how far a connector has read the source, so that the next one of its name starts with a snapshot.
+
+        Stops the connector first. Raises `ConnectorMissing` if there is none.
+        """
+        await self.stop(name)
+        deadline = time.monotonic() + timeout
+        while (status := await self.status(name)) is not None and (status.state != "STOPPED" or status.tasks):
+            if time.monotonic() > deadline:
+                raise ConnectUnavailable(f"Kafka Connect at {self.address} still stops connector {name}: try again")
+            await asyncio.sleep(POLL_SECONDS)
+        await self._request("DELETE", _path(name, "offsets"))
+
     async def resume(self, name: str) -> None:
         """Let a paused connector go on."""
         await self._request("PUT", _path(name, "resume"))

@@ -1,0 +1,96 @@
+"""A MySQL or MariaDB source, seen directly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import pymysql
+
+from config.errors import ConfigurationError, Unavailable
+from config.source import SourceConfig
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+_LOST_OR_BUSY = frozenset({1040, 1053, 2003, 2006, 2013})
+"""Too many connections, shutting down, can't connect, gone away, lost."""
+
+_NEEDED = {"log_bin": "ON", "binlog_format": "ROW", "binlog_row_image": "FULL"}
+"""Row images in full: with MINIMAL an update would bring its changed columns only."""
+
+_T = TypeVar("_T")
+
+
+class MySqlSource:
+    """`sources.debezium.source_database.SourceDatabase` for MySQL and MariaDB; each call opens its own connection."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        self._source = source
+        kind = "MariaDB" if source.source_type == "mariadb" else "MySQL"
+        self.address = f"{kind} {source.host}:{source.port}/{source.database}"
+
+    async def version(self) -> str:
+        """`10.11.14-MariaDB-log`, as the server says it."""
+        return str(await self._query(lambda cursor: _rows(cursor, "SELECT version()")[0][0]))
+
+    async def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """The columns of the captured tables that exist and that the user may see."""
+        wanted = [tuple(table.split(".", 1)) for table in self._source.tables]
+
+        def read(cursor: Any) -> dict[str, tuple[str, ...]]:
+            found: dict[str, list[str]] = {}
+            sql = (
+                "SELECT table_schema, table_name, column_name FROM information_schema.columns"
+                " WHERE (table_schema, table_name) IN %s ORDER BY ordinal_position"
+            )
+            for schema, table, column in _rows(cursor, sql, (wanted,)):
+                found.setdefault(f"{schema}.{table}", []).append(column)
+            return {table: tuple(names) for table, names in found.items()}
+
+        return await self._query(read)
+
+    async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:  # noqa: ARG002 - a replica shares nothing
+        """Settings that the binary log needs."""
+
+        def read(cursor: Any) -> dict[str, str]:
+            return dict(_rows(cursor, "SHOW VARIABLES WHERE variable_name IN %s", (list(_NEEDED),)))
+
+        actual = await self._query(read)
+        return tuple(
+            f"{self.address}: {name} is {actual.get(name, 'unknown')}; set it to {value} in the server's configuration"
+            for name, value in _NEEDED.items()
+            if str(actual.get(name, "")).upper() != value
+        )
+
+    async def release(self, timeout: float = 30.0) -> tuple[str, ...]:  # noqa: ARG002 - nothing to wait for
+        """Nothing: a replica that is gone leaves nothing on the server."""
+        return ()
+
+    async def _query(self, ask: Callable[[Any], _T]) -> _T:
+        return await asyncio.to_thread(self._ask, ask)
+
+    def _ask(self, ask: Callable[[Any], _T]) -> _T:
+        source = self._source
+        try:
+            connection = pymysql.connect(
+                host=source.host,
+                port=source.port,
+                user=source.username,
+                password=source.password.get_secret_value(),
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                read_timeout=CONNECT_TIMEOUT_SECONDS,
+            )
+            with connection, connection.cursor() as cursor:
+                return ask(cursor)
+        except (pymysql.MySQLError, OSError) as error:
+            code = error.args[0] if error.args else None
+            reason = error.args[-1] if error.args else type(error).__name__
+            if isinstance(error, OSError) or code in _LOST_OR_BUSY:
+                raise Unavailable(f"{self.address} doesn't answer: {reason} (source.host, source.port)") from error
+            raise ConfigurationError(f"{self.address} refused user {source.username}: {reason}") from error
+
+
+def _rows(cursor: Any, sql: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    cursor.execute(sql, arguments)
+    return list(cursor.fetchall())

@@ -1,0 +1,135 @@
+"""A PostgreSQL source, seen directly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from config.errors import ConfigurationError, Unavailable
+from config.source import SourceConfig
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+_COLUMNS = """
+    SELECT n.nspname || '.' || c.relname AS "table", array_agg(a.attname::text ORDER BY a.attnum) AS columns
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = ANY($1)
+    GROUP BY 1
+"""
+
+_UNREADABLE = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1)
+      AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+"""
+
+# Amazon RDS gives the right by membership in a role instead of the attribute.
+_MAY_REPLICATE = """
+    SELECT rolsuper OR rolreplication OR EXISTS (
+        SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(current_user, r.oid, 'MEMBER'))
+    FROM pg_roles WHERE rolname = current_user
+"""
+
+
+class PostgresSource:
+    """`sources.debezium.source_database.SourceDatabase` for PostgreSQL; each call opens its own connection."""
+
+    def __init__(self, source: SourceConfig) -> None:
+        self._source = source
+        self.address = f"PostgreSQL {source.host}:{source.port}/{source.database}"
+
+    async def version(self) -> str:
+        """`PostgreSQL 15.14`."""
+        async with self._connected() as connection:
+            return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
+
+    async def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """The columns of the captured tables that exist."""
+        async with self._connected() as connection:
+            rows = await connection.fetch(_COLUMNS, list(self._source.tables))
+        return {row["table"]: tuple(row["columns"]) for row in rows}
+
+    async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:
+        """Settings and rights that logical replication needs."""
+        source, found = self._source, []
+        async with self._connected() as connection:
+            wal_level = await connection.fetchval("SHOW wal_level")
+            if wal_level != "logical":
+                found.append(f"{self.address}: wal_level is {wal_level}; set it to logical and restart the server")
+            if not await connection.fetchval(_MAY_REPLICATE):
+                found.append(
+                    f"{self.address}: user {source.username} may not replicate:"
+                    f' ALTER ROLE "{source.username}" REPLICATION'
+                )
+            found += [
+                f'{self.address}: user {source.username} may not read {row[0]}: GRANT SELECT ON {row[0]} TO "'
+                f'{source.username}" (and USAGE on its schema)'
+                for row in await connection.fetch(_UNREADABLE, list(source.tables))
+            ]
+            slot = await self._slot(connection)
+            if slot is not None and slot["active"] and not connector_exists:
+                found.append(
+                    f"{self.address}: replication slot {source.slot_name} is in use by process {slot['active_pid']},"
+                    " another connector's probably: give this pipeline a source.slot_name (and publication_name)"
+                )
+        return tuple(found)
+
+    async def release(self, timeout: float = 30.0) -> tuple[str, ...]:
+        """Drop slot and publication. A slot that stays would keep the server's log for ever."""
+        source, dropped = self._source, []
+        deadline = time.monotonic() + timeout
+        async with self._connected() as connection:
+            while (slot := await self._slot(connection)) is not None:
+                if not slot["active"]:
+                    await connection.execute("SELECT pg_drop_replication_slot($1)", source.slot_name)
+                    dropped.append(f"replication slot {source.slot_name}")
+                    break
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"{self.address}: replication slot {source.slot_name} is still in use by process"
+                        f" {slot['active_pid']}; while it exists the server keeps its log. Try again"
+                    )
+                await asyncio.sleep(POLL_SECONDS)
+            name = source.publication_name
+            if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)", name):
+                quoted = name.replace('"', '""')
+                await connection.execute(f'DROP PUBLICATION IF EXISTS "{quoted}"')
+                dropped.append(f"publication {name}")
+        return tuple(dropped)
+
+    async def _slot(self, connection: asyncpg.Connection) -> asyncpg.Record | None:
+        return await connection.fetchrow(
+            "SELECT active, active_pid FROM pg_replication_slots WHERE slot_name = $1", self._source.slot_name
+        )
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
+        source = self._source
+        try:
+            connection = await asyncpg.connect(
+                host=source.host,
+                port=source.port,
+                user=source.username,
+                password=source.password.get_secret_value(),
+                database=source.database,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+            )
+        except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as error:
+            raise Unavailable(
+                f"{self.address} doesn't answer: {str(error) or type(error).__name__} (source.host, source.port)"
+            ) from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ConfigurationError(
+                f"{self.address} refused user {source.username}: {error} (source.username, source.password)"
+            ) from error
+        try:
+            yield connection
+        except asyncpg.PostgresError as error:
+            raise ConfigurationError(f"{self.address}: {error} (user {source.username})") from error
+        finally:
+            await connection.close()

@@ -1,0 +1,77 @@
+"""Reads topics as chunks outside of the worker, without a consumer group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition as KafkaPartition
+
+from config.platform import KafkaConfig
+from sources.changes import Chunk
+from sources.kafka.chunks import build_chunk
+from sources.kafka.connection import reaching
+from sources.kafka.provisioner import KafkaProvisioner
+from sources.kafka.security import client_arguments
+from sources.protocols import StartAt
+
+log = structlog.get_logger("lakeward.reader")
+
+POLL_MS = 500
+TOPIC_POLL_SECONDS = 1.0
+
+
+class KafkaReader:
+    """`sources.protocols.EventSource` over an aiokafka consumer that assigns itself all partitions."""
+
+    def __init__(self, kafka: KafkaConfig) -> None:
+        self._kafka = kafka
+
+    async def chunks(self, topics: Sequence[str], start: StartAt) -> AsyncIterator[Chunk]:
+        """What arrives, for ever. An offset to start at is clipped to what each partition's log holds."""
+        partitions = await self._partitions(topics)
+        with reaching(self._kafka, f"read {', '.join(topics)}"):
+            consumer = AIOKafkaConsumer(**client_arguments(self._kafka), enable_auto_commit=False)
+            try:
+                await consumer.start()
+                consumer.assign(partitions)
+                position = await _seek(consumer, partitions, start)
+                while True:
+                    for tp, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
+                        first, position[tp] = position[tp], await consumer.position(tp)
+                        yield build_chunk(tp.topic, tp.partition, 0, first, position[tp], records)
+            finally:
+                await consumer.stop()
+
+    async def _partitions(self, topics: Sequence[str]) -> list[KafkaPartition]:
+        provisioner = KafkaProvisioner(self._kafka)
+        waited_for: list[str] = []
+        while True:
+            counts = await provisioner.existing()
+            missing = [topic for topic in topics if topic not in counts]
+            if not missing:
+                return [KafkaPartition(topic, p) for topic in topics for p in range(counts[topic])]
+            if missing != waited_for:
+                log.warning("topics.waiting", topics=missing, hint="`cdc deploy` creates topics and connector")
+                waited_for = missing
+            await asyncio.sleep(TOPIC_POLL_SECONDS)
+
+
+async def _seek(
+    consumer: AIOKafkaConsumer, partitions: Sequence[KafkaPartition], start: StartAt
+) -> dict[KafkaPartition, int]:
+    """Position every partition; returns where each stands."""
+    begin = await consumer.beginning_offsets(partitions)
+    end = await consumer.end_offsets(partitions)
+    position: dict[KafkaPartition, int] = {}
+    for tp in partitions:
+        if start == "earliest":
+            position[tp] = begin[tp]
+        elif start == "latest":
+            position[tp] = end[tp]
+        else:
+            position[tp] = min(max(start, begin[tp]), end[tp])
+        consumer.seek(tp, position[tp])
+    return position
