@@ -1,0 +1,1 @@
+"""Delta Lake tables: append and upsert, with the offsets as transaction identifiers of the same commit."""

@@ -1,0 +1,116 @@
+"""The commits of a Delta sink: each lands whole, rows and transaction identifiers together, or not at all.
+
+A commit that meets a concurrent one raises CommitFailedError; the caller loads the table anew and begins again.
+
+- Appends may be carried over concurrent commits by delta-rs (its conflict check), so writers of different
+  partitions don't wait for each other: the check refuses a commit that carries the same transaction identifier as
+  one that landed since the table was loaded, so the offsets are swapped only if they are those that were read.
+- MERGE and offset-only commits are a compare-and-swap on the version: no retry inside (`max_commit_retries=0`).
+"""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.schema import Schema
+
+from sinks.delta.schema import in_shape
+from sinks.delta.state import KEY_PROPERTY, MODE_PROPERTY
+from sinks.reduce import Reduced
+from sources.changes import CDC_OP
+
+_ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
+_CHECKPOINT_INTERVAL = "20"
+"""Commits between two checkpoints: each commit loads the table anew, which costs 0.4 ms per commit since then."""
+
+
+def create(
+    uri: str,
+    options: dict[str, str],
+    columns: pa.Schema,
+    transactions: list[Transaction],
+    *,
+    key: tuple[str, ...] | None,
+    write_mode: str,
+    partition_by: tuple[str, ...],
+    change_data_feed: bool,
+) -> None:
+    """Make the table, without rows; `transactions` tell what its columns were made of.
+
+    Raises DeltaError if it is there already: somebody else was quicker.
+    """
+    properties = {
+        "delta.enableChangeDataFeed": str(change_data_feed).lower(),
+        "delta.checkpointInterval": _CHECKPOINT_INTERVAL,
+        MODE_PROPERTY: write_mode,
+    }
+    if key is not None:
+        properties[KEY_PROPERTY] = json.dumps(key)
+    DeltaTable.create(
+        uri,
+        Schema.from_arrow(columns),
+        mode="error",
+        partition_by=list(partition_by),
+        configuration=properties,
+        storage_options=options or None,
+        commit_properties=CommitProperties(app_transactions=transactions),
+        raise_if_key_not_exists=False,
+    )
+
+
+def add_columns(table: DeltaTable, fields: tuple[pa.Field, ...]) -> None:
+    """Add nullable columns, in a commit of their own; a crash after it leaves columns that the rows will fill."""
+    table.alter.add_columns(
+        list(Schema.from_arrow(pa.schema(fields)).fields), commit_properties=CommitProperties(max_commit_retries=0)
+    )
+
+
+def append(table: DeltaTable, columns: pa.Schema, rows: pa.Table, transactions: list[Transaction]) -> None:
+    """Add `rows` as data files (zstd level 1), carried over concurrent appends of other partitions."""
+    write_deltalake(
+        table,
+        in_shape(rows, columns),
+        mode="append",
+        writer_properties=_ZSTD,
+        commit_properties=CommitProperties(app_transactions=transactions),
+    )
+
+
+def merge(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions: list[Transaction]) -> None:
+    """Bring each changed key's row to its last change; if that changes no row, only the identifiers land."""
+    before = table.version()
+    source = in_shape(pa.concat_tables([reduced.upserts, reduced.deletes]), columns)
+    (
+        table.merge(
+            source,
+            " AND ".join(f"t.{_quoted(name)} = s.{_quoted(name)}" for name in reduced.key),
+            source_alias="s",
+            target_alias="t",
+            writer_properties=_ZSTD,
+            # only a source at hand (not streamed) tells delta-rs its ranges, by which it leaves files unread
+            streamed_exec=False,
+            commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
+        )
+        .when_matched_delete(f"s.{CDC_OP} = 'd'")
+        .when_matched_update_all()
+        .when_not_matched_insert_all(f"s.{CDC_OP} <> 'd'")
+        .execute()
+    )
+    if table.version() == before:
+        move_offsets(table, transactions)
+
+
+def move_offsets(table: DeltaTable, transactions: list[Transaction]) -> None:
+    """A commit without rows."""
+    table.create_write_transaction(
+        [],
+        "append",
+        table.schema(),
+        commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

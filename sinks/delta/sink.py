@@ -1,0 +1,181 @@
+"""The Delta sink: `write` loads the table, takes what it lacks of the batch, and lands it in one commit.
+
+Whatever races with it (another worker's commit, a zombie, a lost response) makes the attempt begin again from the
+freshly loaded table, so each attempt trims against the offsets that its commit replaces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from config.errors import ConfigurationError, DestinationChanged, Unavailable, UnsupportedChange
+from config.pipeline import DeltaConfig
+from sinks.base import Batch, Receipt, Sink, Target
+from sinks.delta import commit
+from sinks.delta.schema import stored, table_columns
+from sinks.delta.state import KEY_PROPERTY, TableState, schema_transactions
+from sinks.delta.storage import load, storage_options, store_errors
+from sinks.evolution import Evolution, evolve
+from sinks.reduce import check_partition_counts, reduce, union_changelog
+from sources.changes import TopicPartition
+
+_ATTEMPTS = 12
+"""Races that one write may lose before it reports Unavailable: with each, another writer got on."""
+
+
+class DeltaSink(Sink):
+    """One Delta table, its URI the target's name; a change log (append) or the table as at the source (upsert)."""
+
+    def __init__(self, config: DeltaConfig, target: Target) -> None:
+        self.target = target
+        self._config = config
+        self._uri = target.name
+        self._options = storage_options(self._uri, config.storage_options)
+        self._partition_by = tuple(field.column for field in config.partition_fields)
+        self._upsert = config.write_mode == "upsert"
+        self._table_id: str | None = None
+        self._seen: dict[TopicPartition, int] = {}
+
+    def open(self) -> None:
+        if self._load() is None and not self._config.auto_create_table:
+            raise ConfigurationError(
+                f"Delta table {self._uri} doesn't exist and auto_create_table is false: create it, with the columns"
+                f" {', '.join(table_columns(()).names)} beside those of the source, or set auto_create_table: true"
+            )
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        state = self._load()
+        return {} if state is None else self._offsets(state, partitions)
+
+    def write(self, batch: Batch) -> Receipt:
+        """See Sink.write. A first batch without changes makes no partitioned table, as nothing tells its columns'
+        types yet; its offsets hold nothing that a restart would miss."""
+        made: set[pa.Field] = set()
+        for _ in range(_ATTEMPTS):
+            state = self._load()
+            if state is None and self._partition_by and not batch.changes:
+                return self._receipt({tp: span.next for tp, span in batch.ranges.items()}, None, 0)
+            if state is None:
+                self._commit(partial(self._create, batch, made))
+                continue
+            offsets = self._offsets(state, batch.ranges)
+            todo = batch.trim(offsets)
+            if not todo.ranges:
+                return self._receipt(offsets, None, 0)
+            check_partition_counts(self._uri, state.partition_counts(todo.partition_counts), todo, keyed=self._upsert)
+            plan = self._evolve(state, todo, made)
+            missing = tuple(field for field in plan.add if field.name not in state.columns.names)
+            if missing:
+                self._commit(partial(commit.add_columns, state.table, missing))
+                made |= set(missing)
+            elif self._commit(partial(self._land, state, todo, plan)):
+                offsets |= {tp: span.next for tp, span in todo.ranges.items()}
+                return self._receipt(offsets, state.version, todo.num_rows)
+        raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
+
+    def close(self) -> None:
+        """Nothing is held between calls; see Sink.close."""
+
+    def _commit(self, action: Callable[[], None]) -> bool:
+        """Send one commit; False if it lost a race and nothing landed. The one place where this sink changes the
+        destination."""
+        with store_errors(self._uri):
+            try:
+                action()
+            except CommitFailedError:
+                return False
+        return True
+
+    def _land(self, state: TableState, todo: Batch, plan: Evolution) -> None:
+        table, columns = state.table, state.columns
+        transactions = state.transactions(todo, plan)
+        if not todo.changes:
+            commit.move_offsets(table, transactions)
+        elif self._upsert:
+            commit.merge(table, columns, reduce(todo), transactions)
+        else:
+            commit.append(table, columns, union_changelog(todo.changes), transactions)
+
+    def _create(self, batch: Batch, made: set[pa.Field]) -> None:
+        plan = evolve(self._uri, pa.schema([]), {}, batch.changes, shared=len(self.target.topics) > 1, stored=stored)
+        columns = table_columns(plan.add)
+        missing = [name for name in self._partition_by if name not in columns.names]
+        if missing:
+            raise ConfigurationError(
+                f"Delta table {self._uri}: partition_by names {', '.join(missing)}, but the source's columns are"
+                f" {', '.join(field.name for field in plan.add)}"
+            )
+        if self._upsert and batch.changes:
+            reduce(batch)  # a batch that can't be folded must not leave an empty table behind
+        try:
+            commit.create(
+                self._uri,
+                self._options,
+                columns,
+                schema_transactions(self.target, plan),
+                key=batch.changes[0].schema.key if batch.changes and self._upsert else None,
+                write_mode=self._config.write_mode,
+                partition_by=self._partition_by,
+                change_data_feed=self._config.change_data_feed,
+            )
+        except DeltaError:
+            # another writer of the same first moment made it; anything else is raised as it is
+            if load(self._uri, self._options) is None:
+                raise
+        else:
+            made |= set(plan.add)
+
+    def _evolve(self, state: TableState, todo: Batch, made: set[pa.Field]) -> Evolution:
+        """What `todo` asks of the table as it was before this write `made` columns for it: a batch that adds a column
+        has records before it that lack the column, and a second attempt must not take it for a dropped one."""
+        key = json.loads(state.properties.get(KEY_PROPERTY, "null"))
+        for change in todo.changes:
+            if self._upsert and key is not None and list(change.schema.key) != key:
+                raise UnsupportedChange(
+                    f"table {self._uri}, topic {change.topic} partition {change.partition} from offset {change.first}:"
+                    f" the primary key is {list(change.schema.key)}, but the table is written by {key}. Write into a"
+                    " new table: move this one away and start from a new snapshot"
+                )
+        return evolve(
+            self._uri,
+            pa.schema([field for field in state.columns if field not in made]),
+            state.schema_ids({change.topic for change in todo.changes}),
+            todo.changes,
+            shared=len(self.target.topics) > 1,
+            stored=stored,
+        )
+
+    def _load(self) -> TableState | None:
+        """The table as it is now; raises DestinationChanged if it isn't the one that this sink knows."""
+        table = load(self._uri, self._options)
+        state = None if table is None else TableState(table, self.target)
+        if self._table_id is not None and (state is None or state.id != self._table_id):
+            raise DestinationChanged(
+                f"Delta table {self._uri} was {'dropped' if state is None else 'replaced'} while the pipeline wrote"
+                " into it; restart the pipeline to begin it anew"
+            )
+        if state is not None and self._table_id is None:
+            state.check_fits(self._config.write_mode, self._partition_by)
+            self._table_id = state.id
+        return state
+
+    def _offsets(self, state: TableState, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        offsets = state.offsets(partitions)
+        for tp in partitions:
+            if offsets.get(tp, 0) < self._seen.get(tp, 0):
+                raise DestinationChanged(
+                    f"Delta table {self._uri}: the next offset of {tp.topic}/{tp.partition} went back from"
+                    f" {self._seen[tp]} to {offsets.get(tp)} while the pipeline ran; restart it to go on from there"
+                )
+        self._seen |= offsets
+        return offsets
+
+    def _receipt(self, next_offsets: dict[TopicPartition, int], version: int | None, rows: int) -> Receipt:
+        self._seen |= next_offsets if version is not None else {}
+        return Receipt(next_offsets, version, datetime.now(UTC), rows)
