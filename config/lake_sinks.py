@@ -9,14 +9,25 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from config.model import HttpUrl, Model, StringMap
-from config.partitioning import PartitionField, parse_partition_fields
+from config.partitioning import PartitionField, parse_partition_field, parse_partition_fields
 from config.templates import check_template, resolve_template
 
 WriteMode = Literal["append", "upsert"]
 Template = Annotated[str, Field(min_length=1), AfterValidator(check_template)]
 
+PartitionText = Annotated[str, AfterValidator(lambda text: str(parse_partition_field(text)))]
+
 _CATALOG_URI = re.compile(r"^(sqlite:///.+|postgresql(\+psycopg2?)?://.+|https?://.+)")
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+
+def _column(text: str) -> str:
+    if parse_partition_field(text).transform != "identity":
+        raise ValueError("Delta tables are partitioned by columns, not by transforms of them")
+    return text.strip()
+
+
+PartitionColumn = Annotated[str, AfterValidator(_column)]
 
 
 def _location(value: str) -> str:
@@ -82,7 +93,7 @@ class IcebergConfig(Model):
     """Age of the oldest waiting row at which a commit is due."""
     auto_create_table: bool = True
     """Create missing tables (and their namespace)."""
-    partition_by: tuple[str, ...] = ()
+    partition_by: tuple[PartitionText, ...] = ()
     """Columns or transforms: `day(ts)`, `month(ts)`, `year(ts)`, `hour(ts)`, `bucket(16, id)`, `truncate(4, name)`."""
     s3_endpoint: HttpUrl | None = None
     """Address of an S3-compatible store; unset: Amazon's."""
@@ -123,7 +134,7 @@ class IcebergConfig(Model):
 
     @field_validator("partition_by")
     @classmethod
-    def _known_transforms(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+    def _no_repeats(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         parse_partition_fields(texts)
         return texts
 
@@ -157,7 +168,7 @@ class DeltaConfig(Model):
     """Create missing tables."""
     change_data_feed: bool = True
     """Record row-level changes, for readers of the change data feed."""
-    partition_by: tuple[str, ...] = ()
+    partition_by: tuple[PartitionColumn, ...] = ()
     """Columns (Delta has no transforms)."""
     storage_options: StringMap = Field(default={}, repr=False)
     """Access to the store, as delta-rs names it (`AWS_ENDPOINT_URL`, `aws_conditional_put: etag`, …)."""
@@ -175,8 +186,6 @@ class DeltaConfig(Model):
 
     @field_validator("partition_by")
     @classmethod
-    def _columns_only(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        for field in parse_partition_fields(texts):
-            if field.transform != "identity":
-                raise ValueError(f"{field}: Delta tables are partitioned by columns, not by transforms of them")
+    def _no_repeats(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        parse_partition_fields(texts)
         return texts

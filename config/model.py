@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Location = tuple[str | int, ...]
@@ -64,5 +64,9 @@ Identifier = Annotated[str, Field(pattern=IDENTIFIER, max_length=64)]
 TopicPart = Annotated[str, Field(pattern=TOPIC_PART)]
 HttpUrl = Annotated[str, Field(pattern=HTTP_URL)]
 
-StringMap = Annotated[dict[str, str], BeforeValidator(_texts)]
+StringMap = Annotated[
+    dict[str, str],
+    BeforeValidator(_texts),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}),
+]
 """Properties that are passed on as text; `true` and `4` may be written without quotes."""

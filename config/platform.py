@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
 from config.model import HttpUrl, Model, Problem, StringMap, TopicPart, refuse
 
@@ -13,6 +13,11 @@ Converter = Literal["avro-confluent", "avro-apicurio", "json-schema", "json"]
 
 def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Acks = Annotated[
+    Literal["all", "1", "0"], BeforeValidator(_number_as_text), WithJsonSchema({"enum": ["all", "1", "0", 1, 0]})
+]
 
 
 class KafkaConfig(Model):
@@ -32,7 +37,7 @@ class KafkaConfig(Model):
     """Where a sink starts that has no offset in its destination yet."""
     enable_idempotence: bool = True
     """The producer of dead letters and watermarks writes each record once."""
-    acks: Annotated[Literal["all", "1", "0"], BeforeValidator(_number_as_text)] = "all"
+    acks: Acks = "all"
     """Brokers that must have a dead letter before its offset is passed; `enable_idempotence` needs `all`."""
     topic_num_partitions: int = Field(default=1, ge=1)
     """Partitions of the topics that `cdc deploy` creates."""
@@ -91,6 +96,13 @@ class ConnectorConfig(Model):
     """The registry as Connect sees it (Apicurio: `…/apis/registry/v2`); unset: `kafka.schema_registry_url`."""
     extra_config: StringMap = Field(default={}, repr=False)
     """Further properties of the connector, passed on as they are; they win over Lakeward's own."""
+
+    @model_validator(mode="after")
+    def _registry_for_apicurio(self) -> ConnectorConfig:
+        # Apicurio's converter doesn't speak the Confluent-compatible API that kafka.schema_registry_url names
+        if self.converter == "avro-apicurio" and self.registry_url is None:
+            refuse([(("registry_url",), "converter: avro-apicurio needs it (…/apis/registry/v2)")])
+        return self
 
 
 class DlqConfig(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from config.errors import ConfigurationError
 from config.event_sinks import PostgresSinkConfig, WebhookConfig
@@ -16,8 +16,17 @@ from config.platform import RetryConfig
 SinkSettings = IcebergConfig | DeltaConfig | PostgresSinkConfig | WebhookConfig
 
 
+def _require_section(schema: dict[str, Any]) -> None:
+    schema["allOf"] = [
+        {"if": {"properties": {"sink_type": {"const": name}}}, "then": {"required": [name]}}
+        for name in ("webhook", "postgres", "iceberg", "delta")
+    ]
+
+
 class SinkConfig(Model):
     """One of `sinks`: a destination."""
+
+    model_config = ConfigDict(json_schema_extra=_require_section)
 
     sink_id: Identifier
     """Name, unique in the pipeline. The destination keeps its offsets under it: don't rename a sink that has run."""

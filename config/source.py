@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, SecretStr
 
 from config.model import SLOT_NAME, Model
 
@@ -23,8 +23,14 @@ def _table(name: str) -> str:
 TableName = Annotated[str, AfterValidator(_table)]
 
 
+def _accept_mysql_server_id(schema: dict[str, Any]) -> None:
+    schema["properties"]["mysql_server_id"] = {**schema["properties"]["server_id"], "deprecated": True}
+
+
 class SourceConfig(Model):
     """`source`: the database whose changes are captured."""
+
+    model_config = ConfigDict(json_schema_extra=_accept_mysql_server_id)
 
     source_type: Literal["postgres", "mysql", "mariadb"] = "postgres"
     """Kind of database."""
@@ -39,7 +45,7 @@ class SourceConfig(Model):
     password: SecretStr = SecretStr("cdc_password")
     """Its password."""
     tables: tuple[TableName, ...] = ()
-    """Tables to capture, `schema.table` (mysql, mariadb: `database.table`)."""
+    """Tables to capture, at least one: `schema.table` (mysql, mariadb: `database.table`)."""
     slot_name: str = Field(default="cdc_slot", pattern=SLOT_NAME)
     """Replication slot (postgres)."""
     publication_name: str = Field(default="cdc_publication", min_length=1, max_length=63)

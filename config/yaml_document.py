@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from config.model import Location, Problem
 
@@ -54,7 +55,12 @@ class Document:
 def parse_yaml(text: str) -> Document:
     """Parse one document; what can't be parsed is among its `problems`, with its line."""
     document = Document()
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except ReaderError as error:
+        document.lines[()] = text.count("\n", 0, error.position) + 1
+        document.problems = [((), f"is not sound YAML: the character U+{ord(text[error.position]):04X} can't be in it")]
+        return document
     try:
         node = loader.get_single_node()
         if node is not None:
@@ -63,8 +69,6 @@ def parse_yaml(text: str) -> Document:
         if error.problem_mark is not None:
             document.lines[()] = error.problem_mark.line + 1
         document.problems = [((), f"is not sound YAML: {_without_quotes(error.problem or str(error.context))}")]
-    except yaml.YAMLError as error:
-        document.problems = [((), f"is not sound YAML: {error}")]
     finally:
         loader.dispose()
     return document

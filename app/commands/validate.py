@@ -13,6 +13,7 @@ from rich.table import Table
 
 from config.environment import Settings, pipeline_file, platform_file
 from config.errors import ConfigurationError
+from config.event_sinks import PostgresSinkConfig, WebhookConfig
 from config.lake_sinks import DeltaConfig, IcebergConfig
 from config.loader import load_pipeline, load_platform
 from config.masking import mask_text, masked
@@ -92,8 +93,10 @@ def _destinations(pipeline: PipelineConfig, sink: SinkConfig) -> dict[str, str]:
         match sink.settings:
             case IcebergConfig() | DeltaConfig() as lake:
                 found[table] = lake.target_name(schema, name, pipeline.topic_prefix)
-            case other:
-                found[table] = mask_text(getattr(other, "target_table", None) or getattr(other, "url", ""))
+            case WebhookConfig() as webhook:
+                found[table] = mask_text(webhook.url)
+            case PostgresSinkConfig() as other:
+                found[table] = other.target_table
     return found
 
 

@@ -18,7 +18,7 @@ SCHEMAS: dict[str, type[Model]] = {
 }
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{", "description": "${VAR} or ${VAR:-default}"}
-_OUTSIDE = ("title", "description", "default", "deprecated")
+_OUTSIDE = ("description", "default", "deprecated")
 
 
 def render_schema(model: type[Model]) -> str:
@@ -34,8 +34,10 @@ def _with_references(node: Any) -> Any:
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if isinstance(node.get("title"), str):
+        node = {key: value for key, value in node.items() if key != "title"}  # "Table Uri" says nothing new
     restricted = node.get("type") in ("integer", "number", "boolean") or "enum" in node or "pattern" in node
-    if restricted and not isinstance(node.get("enum"), dict):
+    if restricted:
         outside = {key: node[key] for key in _OUTSIDE if key in node}
         inside = {key: value for key, value in node.items() if key not in _OUTSIDE}
         return {**outside, "anyOf": [inside, _REFERENCE]}
