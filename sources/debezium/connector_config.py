@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from config.errors import ConfigurationError
 from config.platform import PlatformConfig
 
 SnapshotMode = Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"]
@@ -19,8 +18,6 @@ SnapshotMode = Literal["initial", "always", "never", "no_data", "when_needed", "
 CONFLUENT_AVRO = "io.confluent.connect.avro.AvroConverter"
 APICURIO_AVRO = "io.apicurio.registry.utils.converter.AvroConverter"
 CONNECT_JSON = "org.apache.kafka.connect.json.JsonConverter"
-
-_CCOMPAT = "/apis/ccompat/"
 
 
 class BaseConnectorConfig(BaseModel):
@@ -121,7 +118,8 @@ def _confluent(platform: PlatformConfig) -> dict[str, str]:
 
 def _apicurio(platform: PlatformConfig) -> dict[str, str]:
     settings = {
-        "apicurio.registry.url": platform.connector.registry_url or _native_api(platform.kafka.schema_registry_url),
+        # Apicurio's own API, beside the Confluent-compatible one that the worker uses.
+        "apicurio.registry.url": platform.connector.registry_url or "",
         "apicurio.registry.auto-register": "true",
         # Confluent's wire format: magic byte, four bytes of content id; the id in the payload, not in a header.
         "apicurio.registry.as-confluent": "true",
@@ -132,18 +130,6 @@ def _apicurio(platform: PlatformConfig) -> dict[str, str]:
     if credentials:
         settings |= {"apicurio.auth.username": credentials[0], "apicurio.auth.password": credentials[1]}
     return settings
-
-
-def _native_api(ccompat_url: str) -> str:
-    """Apicurio's own API beside the Confluent-compatible one that the worker uses."""
-    base, found, _ = ccompat_url.partition(_CCOMPAT)
-    if not found:
-        raise ConfigurationError(
-            f"connector.registry_url is needed for connector.converter avro-apicurio: {ccompat_url}"
-            f" (kafka.schema_registry_url) has no {_CCOMPAT}… to derive it from; Apicurio's own API ends in"
-            " /apis/registry/v2"
-        )
-    return f"{base}/apis/registry/v2"
 
 
 def _credentials(platform: PlatformConfig) -> tuple[str, str] | None:

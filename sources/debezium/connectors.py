@@ -13,7 +13,7 @@ from sources.debezium.postgres_connector import DebeziumConnectorConfig
 
 
 def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseConnectorConfig:
-    """The connector's configuration. Raises ConfigurationError for a converter that lacks its registry."""
+    """The connector's configuration, from the pipeline's and the platform's."""
     source = pipeline.source
     common: dict[str, Any] = {
         "name": pipeline.pipeline_id,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka.helpers import create_ssl_context
-from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from config.errors import ConfigurationError
 from config.platform import KafkaConfig
+
+if TYPE_CHECKING:
+    from faust.auth import Credentials
 
 
 def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def client_arguments(kafka: KafkaConfig) -> dict[str, Any]:
 
 def faust_credentials(kafka: KafkaConfig) -> Credentials | None:
     """Faust's `broker_credentials`; None for plain text without a login."""
+    from faust.auth import SASLCredentials, SSLCredentials  # commands that never start a worker don't pay for Faust
+
     context = _ssl_context(kafka) if "SSL" in kafka.security_protocol else None
     if kafka.security_protocol.startswith("SASL"):
         return SASLCredentials(
