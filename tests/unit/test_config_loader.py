@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -145,7 +148,7 @@ def test_misplaced_key_is_told_its_section(tmp_path: Path) -> None:
         ("a: &x [*x]\n", "holds itself"),
         ("? [a, b]\n: 1\n", "a key that is not a word"),
         ("a: 1\n---\nb: 2\n", "is not sound YAML"),
-        ("a: \x07\n", "is not sound YAML"),
+        ("a: \x07\n", "U+0007"),
     ],
 )
 def test_file_that_is_no_mapping_gets_one_readable_line(tmp_path: Path, text: str, reason: str) -> None:
@@ -283,8 +286,6 @@ trees = st.recursive(
 
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), trees))
 def test_parser_agrees_with_json_and_knows_the_line_of_every_key(tree: dict[str, object]) -> None:
-    import json
-
     text = json.dumps(tree, indent=1, ensure_ascii=False)
     document = parse_yaml(text)
     assert document.data == tree
@@ -303,3 +304,24 @@ def _locations(data: object, above: Location) -> list[Location]:
         found.append((*above, key))
         found.extend(_locations(value, (*above, key)))
     return found
+
+
+@given(st.data(), trees)
+def test_any_damage_to_a_file_is_a_configuration_error_never_a_crash(data: st.DataObject, junk: object) -> None:
+    tree: Any = parse_yaml(GOOD).data
+    location = data.draw(st.sampled_from(_locations(tree, ())))
+    parent = tree
+    for part in location[:-1]:
+        parent = parent[part]
+    if data.draw(st.booleans()):
+        parent[location[-1]] = junk
+    else:
+        del parent[location[-1]]
+    if isinstance(parent, dict):
+        parent[data.draw(st.sampled_from(["kafka", "retry", "tables", "batch_size", "zz", "sink_id"]))] = junk
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder), json.dumps(tree))
+        try:
+            load_pipeline(path, {})
+        except ConfigurationError as error:
+            assert str(path) in str(error)
