@@ -313,3 +313,9 @@ def test_wrong_partition_field_says_what_is_allowed(text: str) -> None:
 def test_settings_of_a_sink_are_its_own_section() -> None:
     sink = SinkConfig.model_validate(delta())
     assert sink.settings is sink.delta
+
+
+def test_validation_errors_of_the_models_themselves_show_no_values() -> None:
+    with pytest.raises(ValidationError) as caught:
+        pipeline(password=["hunter2"], source_type="hunter2")
+    assert "hunter2" not in str(caught.value)
