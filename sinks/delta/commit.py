@@ -55,7 +55,8 @@ def create(
         partition_by=list(partition_by),
         configuration=properties,
         storage_options=options or None,
-        commit_properties=CommitProperties(app_transactions=transactions),
+        # a retry would land the loser's CREATE as version 1 and replace the winner's table
+        commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
         raise_if_key_not_exists=False,
     )
 

@@ -15,7 +15,8 @@ from config.errors import ConfigurationError, Unavailable
 
 _DENIED = re.compile(
     r"access ?denied|permission denied|forbidden|unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket"
-    r"|\b40[13]\b|Unknown scheme|missing region|read-only file system",
+    r"|\b40[13]\b|Unknown scheme|missing region|read-only file system"
+    r"|Invalid table location|not a directory|file exists",
     re.IGNORECASE,
 )
 _AWAY = re.compile(
