@@ -37,5 +37,5 @@ def _kafka(platform: PlatformConfig) -> Transport:
         provisioner=lambda: KafkaProvisioner(platform.kafka),
         error_router=lambda: DeadLetters(platform),
         monitor=lambda: KafkaMonitor(platform.kafka),
-        event_source=lambda: KafkaReader(platform.kafka),
+        event_source=lambda: KafkaReader(platform.kafka, platform.retry),
     )

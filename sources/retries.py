@@ -9,7 +9,8 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_attempt,
     stop_never,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from config.errors import Unavailable
@@ -37,7 +38,7 @@ def retrying(service: str, attempts: int | None, initial_wait: float, max_wait: 
     return AsyncRetrying(
         retry=retry_if_exception_type(Unavailable),
         stop=stop_never if attempts is None else stop_after_attempt(attempts),
-        wait=wait_exponential_jitter(initial=initial_wait, max=max_wait, jitter=initial_wait / 2),
+        wait=wait_exponential(multiplier=initial_wait, max=max_wait) + wait_random(0, initial_wait / 2),
         before_sleep=say,
         reraise=True,
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition as KafkaPartition
 
-from config.platform import KafkaConfig
+from config.platform import KafkaConfig, RetryConfig
 from sources.changes import Chunk
 from sources.kafka.chunks import build_chunk
 from sources.kafka.connection import reaching
 from sources.kafka.provisioner import KafkaProvisioner
 from sources.kafka.security import client_arguments
 from sources.protocols import StartAt
+from sources.retries import retrying
 
 log = structlog.get_logger("lakeward.reader")
 
@@ -26,8 +27,9 @@ TOPIC_POLL_SECONDS = 1.0
 class KafkaReader:
     """`sources.protocols.EventSource` over an aiokafka consumer that assigns itself all partitions."""
 
-    def __init__(self, kafka: KafkaConfig) -> None:
+    def __init__(self, kafka: KafkaConfig, retry: RetryConfig) -> None:
         self._kafka = kafka
+        self._retry = retry
 
     async def chunks(self, topics: Sequence[str], start: StartAt) -> AsyncIterator[Chunk]:
         """What arrives, for ever. An offset to start at is clipped to what each partition's log holds."""
@@ -49,7 +51,7 @@ class KafkaReader:
         provisioner = KafkaProvisioner(self._kafka)
         waited_for: list[str] = []
         while True:
-            counts = await provisioner.existing()
+            counts = await self._counts(provisioner)
             missing = [topic for topic in topics if topic not in counts]
             if not missing:
                 return [KafkaPartition(topic, p) for topic in topics for p in range(counts[topic])]
@@ -57,6 +59,15 @@ class KafkaReader:
                 log.warning("topics.waiting", topics=missing, hint="`cdc deploy` creates topics and connector")
                 waited_for = missing
             await asyncio.sleep(TOPIC_POLL_SECONDS)
+
+    async def _counts(self, provisioner: KafkaProvisioner) -> Mapping[str, int]:
+        counts: Mapping[str, int] = {}
+        retry = self._retry
+        service = f"Kafka at {self._kafka.bootstrap_servers}"
+        async for attempt in retrying(service, retry.max_attempts, retry.initial_wait_seconds, retry.max_wait_seconds):
+            with attempt:
+                counts = await provisioner.existing()
+        return counts
 
 
 async def _seek(
