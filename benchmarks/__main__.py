@@ -23,12 +23,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.table import Table
-from stack.ports import free_port
-from stack.testing import running_stack
 
 from benchmarks import workload
 from benchmarks.lakeward import Services, end_state_ok, read_table, run_worker
 from benchmarks.workload import PARTITIONS, Changes
+from stack.manager import running_stack
+from stack.ports import free_port
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 console = Console()
@@ -149,7 +149,7 @@ def bench(appends: int, keys: int, changes: int, rounds: int, faust_events: int)
     """Run all systems in turn and print a table with ratios."""
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="lakeward-bench-") as folder, running_stack({"kafka", "registry"}) as stack:
-        services = Services(stack.kafka.bootstrap, stack.registry.url)
+        services = Services(stack["kafka"].address, stack["registry"].url)
         append_log = load(services, "appends", None, workload.appends(appends))
         upsert_log = load(services, "accounts", workload.snapshot(keys), workload.changes(changes, keys))
         plan = [

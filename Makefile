@@ -1,0 +1,65 @@
+# Lakeward: `make help` lists the targets. Everything is installed into .tools, .venv and .stack of this folder;
+# Debian packages are installed only where they are missing, and only as root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+UV := .tools/bin/uv
+# A find-links folder of the machine must not decide what is installed; hashes do.
+unexport PIP_FIND_LINKS
+export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
+
+.PHONY: help setup packages demo test lint bench lock stack-up stack-down clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
+
+setup: packages .venv/.stamp .stack/dist/.stamp ## Install what everything needs (Debian packages as root, uv, Python packages, jars)
+
+packages:
+	@docker/debian-packages.sh
+
+$(UV): requirements-uv.lock
+	python3 -m venv .tools
+	.tools/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@touch $@
+
+.venv/.stamp: requirements-dev.lock pyproject.toml $(UV)
+	$(UV) venv -q --allow-existing --python python3 .venv
+	$(UV) pip sync -q --python .venv/bin/python --require-hashes requirements-dev.lock
+	$(UV) pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.stack/dist/.stamp: .venv/.stamp stack/versions.py stack/poms.py stack/dist.py
+	.venv/bin/cdc stack prepare
+	@touch $@
+
+demo: setup ## Show it all on a real local stack: changes in two databases, the same rows in lake tables
+	.venv/bin/python -m demo
+
+test: setup ## Run all tests on real services
+	.venv/bin/pytest
+
+lint: .venv/.stamp ## ruff and strict mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
+	.venv/bin/python -m benchmarks
+
+lock: $(UV) ## Resolve the dependencies anew
+	$(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements-dev.lock pyproject.toml -o requirements.lock
+
+stack-up: setup ## Start the local stack (Kafka, Connect, registry, databases, S3, Iceberg catalog)
+	.venv/bin/cdc stack up
+
+stack-down: ## Stop the local stack
+	.venv/bin/cdc stack down
+
+clean: ## Stop the stack and remove everything that was installed or written here
+	@if [ -x .venv/bin/cdc ]; then .venv/bin/cdc stack down; fi
+	rm -rf .venv .tools .stack .data .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,183 @@
+"""The source databases: PostgreSQL with logical decoding, MariaDB with a row binlog."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pymysql
+
+from stack.errors import StackError
+from stack.service import ProcessService, account, own_folder
+
+DATABASE = "cdc_demo"
+USER = "cdc_user"
+PASSWORD = "cdc_password"
+
+POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
+
+
+async def run(command: list[str], *, user: str | None, failure: str) -> None:
+    """Run a first-time set-up command, as `user` if we are root."""
+    if user is not None and os.getuid() == 0:
+        command = ["setpriv", f"--reuid={user}", f"--regid={account(user).gid}", "--clear-groups", *command]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise StackError(f"{failure}:\n{output.decode(errors='replace')[-2000:]}")
+
+
+def program(name: str, *places: Path) -> str:
+    """Where a server program lies; the way out if it isn't installed."""
+    for place in places:
+        if (place / name).exists():
+            return str(place / name)
+    found = shutil.which(name)
+    if found is None:
+        raise StackError(f"{name} isn't installed; run `make setup`")
+    return found
+
+
+class Postgres(ProcessService):
+    """PostgreSQL 15 with `wal_level=logical`; superuser `postgres`, and the pipeline's user and database."""
+
+    name = "postgres"
+    port_names = ("postgres",)
+    users = ("postgres",)
+    stop_signal = signal.SIGINT  # fast shutdown: doesn't wait for clients
+    orphan_signal = signal.SIGINT
+
+    async def prepare(self) -> None:
+        """initdb, once; the port may differ from run to run."""
+        data = self.layout.data(self.name)
+        user = account(*self.users)
+        if not (data / "PG_VERSION").exists():
+            shutil.rmtree(data, ignore_errors=True)
+            own_folder(data, user)
+            initdb = program("initdb", POSTGRES_BIN)
+            command = [
+                *(initdb, "-D", str(data), "-U", "postgres"),
+                "--auth=trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+                "-N",
+            ]
+            await run(command, user=user.name, failure="postgres: initdb failed")
+
+    def command(self) -> list[str]:
+        data = self.layout.data(self.name)
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": data,
+            "wal_level": "logical",
+            "max_wal_senders": 20,
+            "max_replication_slots": 20,
+            "shared_buffers": "128MB",
+            "max_wal_size": "2GB",
+            "synchronous_commit": "off",
+        }
+        options = [option for key, value in settings.items() for option in ("-c", f"{key}={value}")]
+        return [program("postgres", POSTGRES_BIN), "-D", str(data), *options]
+
+    async def healthy(self) -> bool:
+        """Connect, and make the pipeline's user and database the first time."""
+        try:
+            connection = await asyncpg.connect(
+                host="127.0.0.1", port=self.port, user="postgres", database="postgres", timeout=5
+            )
+        except asyncpg.PostgresError as error:
+            raise OSError(str(error)) from error  # still starting up
+        try:
+            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", USER):
+                await connection.execute(f"CREATE ROLE {USER} LOGIN SUPERUSER REPLICATION PASSWORD '{PASSWORD}'")
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
+        finally:
+            await connection.close()
+        return True
+
+    def endpoint(self) -> dict[str, Any]:
+        url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"
+        return _database_endpoint(url, self.port)
+
+
+class MariaDb(ProcessService):
+    """MariaDB 10.11 with a row binlog; the pipeline's user may replicate and owns its database."""
+
+    name = "mariadb"
+    port_names = ("mariadb",)
+    users = ("mysql", "nobody")
+    orphan_signal = signal.SIGTERM
+
+    async def prepare(self) -> None:
+        """mariadb-install-db, once."""
+        data = self.layout.data(self.name)
+        user = account(*self.users)
+        if not (data / "mysql").exists():
+            shutil.rmtree(data, ignore_errors=True)
+            own_folder(data, user)
+            command = [program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", f"--user={user.name}"]
+            command += ["--auth-root-authentication-method=normal", "--skip-test-db"]
+            await run(command, user=None, failure="mariadb: mariadb-install-db failed")
+
+    def command(self) -> list[str]:
+        data = self.layout.data(self.name)
+        return [
+            program("mariadbd", Path("/usr/sbin")),
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={data}/mariadb.sock",
+            f"--pid-file={data}/mariadb.pid",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--server-id=1",
+            "--log-bin=binlog",
+            "--binlog-format=ROW",
+            "--binlog-row-image=FULL",
+            "--binlog-row-metadata=FULL",
+            "--gtid-strict-mode=1",
+            "--innodb-buffer-pool-size=128M",
+            "--innodb-flush-log-at-trx-commit=2",
+            "--skip-name-resolve",
+            "--character-set-server=utf8mb4",
+            "--default-time-zone=+00:00",
+        ]
+
+    async def healthy(self) -> bool:
+        return await asyncio.to_thread(self._create_user)
+
+    def _create_user(self) -> bool:
+        try:
+            connection = pymysql.connect(
+                host="127.0.0.1", port=self.port, user="root", connect_timeout=5, autocommit=True
+            )
+        except pymysql.MySQLError as error:
+            raise OSError(str(error)) from error
+        with connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
+            cursor.execute(f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
+            cursor.execute(f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1'")
+        return True
+
+    def endpoint(self) -> dict[str, Any]:
+        return _database_endpoint(f"mysql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}", self.port)
+
+
+def _database_endpoint(url: str, port: int) -> dict[str, Any]:
+    return {
+        "url": url,
+        "host": "127.0.0.1",
+        "port": port,
+        "user": USER,
+        "password": PASSWORD,
+        "database": DATABASE,
+    }
