@@ -43,8 +43,8 @@ class Node:
     """One Avro type on the wire.
 
     `wire`: null boolean int long float double bytes (also string) fixed enum record array map union. `branches`
-    are a union's types in order, `items` an array's items or a map's values, `fields` a record's fields,
-    `symbols` an enum's, `size` a fixed's length in bytes.
+    are a union's types in order, `items` an array's items or a map's values, `fields` a record's fields, `size` a
+    fixed's length in bytes.
     """
 
     wire: str
@@ -52,7 +52,6 @@ class Node:
     fields: tuple[tuple[str, Node], ...] = ()
     items: Node | None = None
     branches: tuple[Node, ...] = ()
-    symbols: tuple[str, ...] = ()
     size: int = 0
 
     def field(self, name: str) -> Node | None:
@@ -116,8 +115,7 @@ def _define(kind: str, schema: Mapping[str, Any], namespace: str, names: Names) 
     names[full] = None
     semantic, parameters = _semantics(schema)
     if kind == "enum":
-        symbols = tuple(schema["symbols"])
-        node = Node("enum", ConnectType("string", semantic, False, parameters), symbols=symbols)
+        node = Node("enum", ConnectType("enum", semantic or full, False, parameters))
     elif kind == "fixed":
         node = Node("fixed", ConnectType("bytes", semantic, False, parameters), size=int(schema["size"]))
     else:

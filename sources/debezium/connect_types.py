@@ -13,8 +13,8 @@ PRIMITIVES = frozenset({"int8", "int16", "int32", "int64", "float32", "float64",
 
 @dataclass(frozen=True)
 class ConnectType:
-    """One Connect schema. `kind`: one of `PRIMITIVES`, `array`, `map`, `struct`, or `union` (no Connect type, but
-    Avro has it); `name` is the semantic type (`io.debezium.time.Date`), None for a plain one."""
+    """One Connect schema. `kind`: one of `PRIMITIVES`, `array`, `map`, `struct`, or `union` or `enum` (Avro has these,
+    Connect doesn't); `name` is the semantic type (`io.debezium.time.Date`), None for a plain one."""
 
     kind: str
     name: str | None = None

@@ -78,8 +78,14 @@ def restrict(raw: Raw, valid: Mask) -> Raw:
     return Structs(raw.children, raw.rows, both)
 
 
-def scatter(raw: Raw, rows: npt.NDArray[np.intp], n: int) -> Raw:
-    """`raw` spread over `n` rows, its items at `rows` (ascending), all other rows null."""
+def scatter(raw: Raw, taken: Mask) -> Raw:
+    """`raw` spread over the rows of `taken`, its items where that is True, all other rows null."""
+    return _scatter(raw, np.flatnonzero(taken), np.cumsum(taken) - taken)
+
+
+def _scatter(raw: Raw, rows: npt.NDArray[np.intp], before: Ints) -> Raw:
+    """`before`: how many items lie before each row."""
+    n = len(before)
     if isinstance(raw, Nothing):
         return Nothing(n)
     valid = np.zeros(n, np.bool_)
@@ -90,16 +96,15 @@ def scatter(raw: Raw, rows: npt.NDArray[np.intp], n: int) -> Raw:
         return Numbers(values, valid)
     if isinstance(raw, Spans):
         # a row between two items gets the next one's start, so that starts keep ascending
-        after = np.searchsorted(rows, np.arange(n))
         ends = np.append(raw.start, raw.start[-1] + raw.length[-1]) if len(rows) else np.zeros(1, np.int64)
         length = np.zeros(n, np.int64)
         length[rows] = raw.length
-        return Spans(raw.data, ends[after], length, valid)
+        return Spans(raw.data, ends[before], length, valid)
     if isinstance(raw, Lists):
         counts = np.zeros(n, np.int64)
         counts[rows] = raw.counts
         return Lists(counts, raw.items, valid)
-    return Structs({name: scatter(child, rows, n) for name, child in raw.children.items()}, n, valid)
+    return Structs({name: _scatter(child, rows, before) for name, child in raw.children.items()}, n, valid)
 
 
 def gather(raw: Raw, rows: npt.NDArray[np.intp]) -> Raw:
@@ -127,3 +132,35 @@ def spans_of(array: pa.Array) -> Spans:
     body = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
     valid = None if array.null_count == 0 else array.is_valid().to_numpy(zero_copy_only=False)
     return Spans(body, ends[:-1], np.diff(ends), valid)
+
+
+def concat(pieces: list[Raw]) -> Raw:
+    """The items of several pieces of one column, one after the other (at least one piece)."""
+    first = pieces[0]
+    valid: Mask | None = None
+    if any(not isinstance(p, Nothing) and p.valid is not None for p in pieces):
+        valid = np.concatenate([p.valid if p.valid is not None else np.ones(size(p), np.bool_) for p in pieces])  # type: ignore[union-attr] # pieces of one column are of one class
+    if isinstance(first, Numbers):
+        return Numbers(np.concatenate([p.values for p in pieces if isinstance(p, Numbers)]), valid)
+    if isinstance(first, Spans):
+        spans = [p for p in pieces if isinstance(p, Spans)]
+        start = np.concatenate([p.start for p in spans])
+        return Spans(first.data, start, np.concatenate([p.length for p in spans]), valid)
+    if isinstance(first, Lists):
+        lists = [p for p in pieces if isinstance(p, Lists)]
+        counts = np.concatenate([p.counts for p in lists])
+        return Lists(counts, concat([p.items for p in lists]), valid)
+    if isinstance(first, Structs):
+        structs = [p for p in pieces if isinstance(p, Structs)]
+        children = {name: concat([p.children[name] for p in structs]) for name in first.children}
+        return Structs(children, sum(p.rows for p in structs), valid)
+    return Nothing(sum(size(p) for p in pieces))
+
+
+def size(raw: Raw) -> int:
+    """How many rows the column has."""
+    if isinstance(raw, (Nothing, Structs)):
+        return raw.rows
+    if isinstance(raw, Numbers):
+        return len(raw.values)
+    return len(raw.length) if isinstance(raw, Spans) else len(raw.counts)

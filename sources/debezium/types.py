@@ -1,0 +1,135 @@
+"""How each Debezium and Connect type is stored in a lake table: without loss, or not at all.
+
+The types on the right are those that both Iceberg v2 and Delta have (Delta lacks a time of day; its sink says what
+it does instead). A type that isn't here stops the pipeline by name: a guess could lose values silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from config.errors import UnsupportedChange
+from sources.changes import CDC_NAMES
+from sources.debezium import convert
+from sources.debezium.connect_types import ConnectType
+from sources.debezium.convert import Build
+
+
+@dataclass(frozen=True)
+class LakeType:
+    """An Arrow type, and what builds arrays of it from raw columns."""
+
+    arrow: pa.DataType
+    build: Build
+
+
+_TEXT = LakeType(pa.string(), convert.text)
+_BYTES = LakeType(pa.binary(), convert.binary)
+_INT32 = LakeType(pa.int32(), convert.numbers(pa.int32()))
+_INT64 = LakeType(pa.int64(), convert.numbers(pa.int64()))
+_DATE = LakeType(pa.date32(), convert.DATE)
+_TIME_MS = LakeType(pa.time64("us"), convert.time_of_day(1))
+_TIME_US = LakeType(pa.time64("us"), convert.time_of_day(1000))
+_TIMESTAMP_MS = LakeType(pa.timestamp("us"), convert.timestamp(1))
+_TIMESTAMP_US = LakeType(pa.timestamp("us"), convert.timestamp(1000))
+
+_PLAIN = {
+    # Iceberg has no 8 and 16 bit integers
+    "int8": _INT32,
+    "int16": _INT32,
+    "int32": _INT32,
+    "int64": _INT64,
+    "float32": LakeType(pa.float32(), convert.numbers(pa.float32())),
+    "float64": LakeType(pa.float64(), convert.numbers(pa.float64())),
+    "boolean": LakeType(pa.bool_(), convert.numbers(pa.bool_())),
+    "string": _TEXT,
+    "bytes": _BYTES,
+}
+
+_SEMANTIC = {
+    ("io.debezium.time.Date", "int32"): _DATE,
+    ("io.debezium.time.Time", "int32"): _TIME_MS,
+    ("io.debezium.time.MicroTime", "int64"): _TIME_US,
+    ("io.debezium.time.Timestamp", "int64"): _TIMESTAMP_MS,
+    ("io.debezium.time.MicroTimestamp", "int64"): _TIMESTAMP_US,
+    ("io.debezium.time.ZonedTimestamp", "string"): LakeType(pa.timestamp("us", tz="UTC"), convert.zoned_timestamp),
+    ("io.debezium.time.ZonedTime", "string"): _TEXT,
+    ("io.debezium.time.Year", "int32"): _INT32,
+    ("io.debezium.time.MicroDuration", "int64"): _INT64,
+    ("io.debezium.time.Interval", "string"): _TEXT,
+    ("org.apache.kafka.connect.data.Date", "int32"): _DATE,
+    ("org.apache.kafka.connect.data.Time", "int32"): _TIME_MS,
+    ("org.apache.kafka.connect.data.Timestamp", "int64"): _TIMESTAMP_MS,
+    ("io.debezium.data.Bits", "bytes"): _BYTES,
+} | {
+    (f"io.debezium.data.{name}", "string"): _TEXT
+    for name in ("Json", "Enum", "EnumSet", "Uuid", "Xml", "Ltree", "Tsvector")
+}
+
+_DECIMAL = "org.apache.kafka.connect.data.Decimal"
+_VARIABLE_DECIMAL = "io.debezium.data.VariableScaleDecimal"
+_GEOMETRIES = frozenset(f"io.debezium.data.geometry.{name}" for name in ("Geometry", "Geography", "Point"))
+_LISTS = frozenset({None, "io.debezium.data.DoubleVector", "io.debezium.data.FloatVector"})
+_MAX_PRECISION = 38
+
+_WAYS_OUT = {
+    "io.debezium.time.NanoTimestamp": "set the connector's time.precision.mode to adaptive_time_microseconds",
+    "io.debezium.time.NanoTime": "set the connector's time.precision.mode to adaptive_time_microseconds",
+    "io.debezium.time.NanoDuration": "set the connector's time.precision.mode to adaptive_time_microseconds",
+}
+_LEAVE_OUT = "leave the column out (column.exclude.list), or have the connector write it as another type"
+
+
+def lake_type(type_: ConnectType, column: str) -> LakeType:
+    """How values of a Connect type are stored. `column` (topic and column) is named in errors.
+
+    Raises UnsupportedChange for a type that isn't known or that no lake format can hold.
+    """
+    if type_.name == _DECIMAL and type_.kind == "bytes":
+        return _decimal(type_, column)
+    if type_.name == _VARIABLE_DECIMAL and type_.kind == "struct":
+        return LakeType(pa.string(), convert.variable_decimal)
+    if type_.kind == "array" and type_.name in _LISTS and type_.items is not None:
+        items = lake_type(type_.items, column)
+        arrow = pa.list_(pa.field("element", items.arrow, nullable=type_.items.optional))
+        return LakeType(arrow, convert.lists(arrow, items.build))
+    if type_.kind == "struct" and type_.name in _GEOMETRIES:
+        parts = {name: lake_type(part, f"{column}.{name}") for name, part in type_.fields}
+        arrow = pa.struct([pa.field(n, parts[n].arrow, nullable=part.optional) for n, part in type_.fields])
+        return LakeType(arrow, convert.structs(arrow, {n: part.build for n, part in parts.items()}))
+    known = _PLAIN.get(type_.kind) if type_.name is None else _SEMANTIC.get((type_.name, type_.kind))
+    if known is None:
+        called = f"{type_.name} ({type_.kind})" if type_.name else type_.kind
+        way_out = _WAYS_OUT.get(type_.name or "", _LEAVE_OUT)
+        raise UnsupportedChange(f"{column}: the type {called} can't be stored without loss; {way_out}")
+    return known
+
+
+def _decimal(type_: ConnectType, column: str) -> LakeType:
+    """A decimal whose precision isn't given (money, some MariaDB expressions) gets all 38 digits that lakes have."""
+    scale = int(type_.parameters.get("scale", "0"))
+    precision = int(type_.parameters.get("connect.decimal.precision", _MAX_PRECISION))
+    if precision > _MAX_PRECISION or not 0 <= scale <= precision:
+        raise UnsupportedChange(
+            f"{column}: decimal({precision}, {scale}) doesn't fit into the {_MAX_PRECISION} digits that lake tables"
+            " have; narrow the column at the source, or set the connector's decimal.handling.mode to string"
+        )
+    return LakeType(pa.decimal128(precision, scale), convert.decimal(precision, scale))
+
+
+def lake_fields(struct: ConnectType, topic: str) -> tuple[pa.Schema, tuple[LakeType, ...]]:
+    """The columns of a table whose rows are `struct`. Raises UnsupportedChange, also for a column that is named
+    like one of ours."""
+    types, fields = [], []
+    for name, type_ in struct.fields:
+        column = f"topic {topic}, column {name}"
+        if name in CDC_NAMES:
+            raise UnsupportedChange(
+                f"{column}: the name is taken by Lakeward's own column; rename the source's column, or leave it out"
+                " (column.exclude.list)"
+            )
+        types.append(lake_type(type_, column))
+        fields.append(pa.field(name, types[-1].arrow, nullable=type_.optional))
+    return pa.schema(fields), tuple(types)
