@@ -1,4 +1,4 @@
-"""The source databases: PostgreSQL with logical decoding, MariaDB with a row binlog."""
+"""The source databases (PostgreSQL with logical decoding, MariaDB with a row binlog) and the registry's store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 import pymysql
@@ -45,11 +45,14 @@ def program(name: str, *places: Path) -> str:
     return found
 
 
-class Postgres(ProcessService):
-    """PostgreSQL 15 with `wal_level=logical`; superuser `postgres`, and the pipeline's user and database."""
+class PostgresServer(ProcessService):
+    """A PostgreSQL 15 cluster of its own, with one role and one database beside the superuser `postgres`."""
 
-    name = "postgres"
-    port_names = ("postgres",)
+    abstract = True
+    role: ClassVar[str]
+    password: ClassVar[str]
+    database: ClassVar[str]
+    settings: ClassVar[dict[str, str | int]]
     users = ("postgres",)
     stop_signal = signal.SIGINT  # fast shutdown: doesn't wait for clients
     orphan_signal = signal.SIGINT
@@ -78,18 +81,14 @@ class Postgres(ProcessService):
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": data,
-            "wal_level": "logical",
-            "max_wal_senders": 20,
-            "max_replication_slots": 20,
-            "shared_buffers": "128MB",
-            "max_wal_size": "2GB",
             "synchronous_commit": "off",
+            **self.settings,
         }
         options = [option for key, value in settings.items() for option in ("-c", f"{key}={value}")]
         return [program("postgres", POSTGRES_BIN), "-D", str(data), *options]
 
     async def healthy(self) -> bool:
-        """Connect, and make the pipeline's user and database the first time."""
+        """Connect, and make the role and the database the first time."""
         try:
             connection = await asyncpg.connect(
                 host="127.0.0.1", port=self.port, user="postgres", database="postgres", timeout=5
@@ -97,17 +96,43 @@ class Postgres(ProcessService):
         except asyncpg.PostgresError as error:
             raise OSError(str(error)) from error  # still starting up
         try:
-            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", USER):
-                await connection.execute(f"CREATE ROLE {USER} LOGIN SUPERUSER REPLICATION PASSWORD '{PASSWORD}'")
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
-                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
+            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", self.role):
+                await connection.execute(
+                    f"CREATE ROLE {self.role} LOGIN SUPERUSER REPLICATION PASSWORD '{self.password}'"
+                )
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", self.database):
+                await connection.execute(f"CREATE DATABASE {self.database} OWNER {self.role}")
         finally:
             await connection.close()
         return True
 
     def endpoint(self) -> dict[str, Any]:
-        url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"
-        return _database_endpoint(url, self.port)
+        url = f"postgresql://{self.role}:{self.password}@127.0.0.1:{self.port}/{self.database}"
+        return _endpoint(url, self.port, self.role, self.password, self.database)
+
+
+class Postgres(PostgresServer):
+    """The source database: `wal_level=logical`, and the pipeline's user and database."""
+
+    name = "postgres"
+    port_names = ("postgres",)
+    role, password, database = USER, PASSWORD, DATABASE
+    settings: ClassVar[dict[str, str | int]] = {
+        "wal_level": "logical",
+        "max_wal_senders": 20,
+        "max_replication_slots": 20,
+        "shared_buffers": "128MB",
+        "max_wal_size": "2GB",
+    }
+
+
+class RegistryStorage(PostgresServer):
+    """Where the schema registry keeps its schemas and ids: a cluster that no source shares."""
+
+    name = "registry-storage"
+    port_names = ("registry-storage",)
+    role = password = database = "registry"
+    settings: ClassVar[dict[str, str | int]] = {"shared_buffers": "16MB", "max_connections": 60}
 
 
 class MariaDb(ProcessService):
@@ -169,15 +194,16 @@ class MariaDb(ProcessService):
         return True
 
     def endpoint(self) -> dict[str, Any]:
-        return _database_endpoint(f"mysql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}", self.port)
+        url = f"mysql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"
+        return _endpoint(url, self.port, USER, PASSWORD, DATABASE)
 
 
-def _database_endpoint(url: str, port: int) -> dict[str, Any]:
+def _endpoint(url: str, port: int, user: str, password: str, database: str) -> dict[str, Any]:
     return {
         "url": url,
         "host": "127.0.0.1",
         "port": port,
-        "user": USER,
-        "password": PASSWORD,
-        "database": DATABASE,
+        "user": user,
+        "password": password,
+        "database": database,
     }

@@ -76,7 +76,7 @@ class Catalog(ProcessService):
     """The Iceberg project's REST catalog fixture, over SQLite, with its warehouse in the object store."""
 
     name = "catalog"
-    needs = ("s3",)
+    needs = after = ("s3",)
     components = (dist.CATALOG,)
     port_names = ("catalog",)
 

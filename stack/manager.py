@@ -166,7 +166,7 @@ def _start(state: Path, names: list[str], owner: int, say: Callable[[str], None]
             except FileNotFoundError:
                 continue
             if status["state"] == "ready":
-                say(f"{name:<9} ready after {monotonic() - began:5.1f} s on port {status['port']}")
+                say(f"{name:<16} ready after {monotonic() - began:5.1f} s on port {status['port']}")
                 waiting.discard(name)
             elif status["state"] == "failed":
                 supervisor.wait(60)

@@ -15,6 +15,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "registry-management": 8082,
     "connect": 8083,
     "postgres": 5433,
+    "registry-storage": 5434,
     "mariadb": 3307,
     "s3": 9000,
     "catalog": 8181,

@@ -83,6 +83,9 @@ class ProcessService(Service):
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    """Services that are brought along."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Those of them that must be healthy before this one is launched."""
     components: ClassVar[tuple[Component, ...]] = ()
     port_names: ClassVar[tuple[str, ...]] = ()
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM

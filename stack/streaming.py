@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from stack import dist, versions
+from stack.databases import RegistryStorage
 from stack.errors import StackError
 from stack.service import Layout, ProcessService, write_whole
 
@@ -106,10 +107,10 @@ class Kafka(ProcessService):
 
 
 class Registry(ProcessService):
-    """Apicurio Registry over its own topic in Kafka; its Confluent-compatible API is what Lakeward talks to."""
+    """Apicurio Registry over a PostgreSQL of its own; its Confluent-compatible API is what Lakeward talks to."""
 
     name = "registry"
-    needs = ("kafka",)
+    needs = after = ("registry-storage",)
     components = (dist.REGISTRY, dist.JAVA21)
     port_names = ("registry", "registry-management")
 
@@ -129,9 +130,16 @@ class Registry(ProcessService):
         return [str(program), "-XX:+UseSerialGC", "-Xmx384m", *flags, "-jar", str(jar)]
 
     def environment(self) -> dict[str, str]:
+        storage = RegistryStorage
         return {
-            "APICURIO_STORAGE_KIND": "kafkasql",
-            "APICURIO_KAFKASQL_BOOTSTRAP_SERVERS": f"127.0.0.1:{self.layout.ports['kafka']}",
+            "APICURIO_STORAGE_KIND": "sql",
+            "APICURIO_STORAGE_SQL_KIND": "postgresql",
+            "APICURIO_DATASOURCE_URL": f"jdbc:postgresql://127.0.0.1:{self.layout.ports[storage.name]}/{storage.database}",
+            "APICURIO_DATASOURCE_USERNAME": storage.role,
+            "APICURIO_DATASOURCE_PASSWORD": storage.password,
+            "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "2",
+            "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "2",
+            "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "20",
         }
 
     async def healthy(self) -> bool:
@@ -157,6 +165,7 @@ class Connect(ProcessService):
 
     name = "connect"
     needs = ("kafka", "registry")
+    after = ("kafka",)
     components = (dist.KAFKA, dist.PLUGINS)
     port_names = ("connect",)
 

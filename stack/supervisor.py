@@ -16,14 +16,14 @@ from typing import Any
 
 import psutil
 
-from stack.databases import MariaDb, Postgres
+from stack.databases import MariaDb, Postgres, RegistryStorage
 from stack.errors import StackError
 from stack.lake import Catalog, ObjectStore
 from stack.service import Layout, ProcessService
 from stack.streaming import Connect, Kafka, Registry
 
 SERVICES: dict[str, type[ProcessService]] = {
-    kind.name: kind for kind in (Kafka, Registry, Connect, Postgres, MariaDb, ObjectStore, Catalog)
+    kind.name: kind for kind in (Kafka, RegistryStorage, Registry, Connect, Postgres, MariaDb, ObjectStore, Catalog)
 }
 """All services, in an order in which each comes after what it needs."""
 
@@ -50,7 +50,7 @@ async def supervise(layout: Layout, names: list[str], owner: int) -> int:
         loop.add_signal_handler(number, stop.set)
 
     async def start(name: str) -> None:
-        for need in services[name].needs:
+        for need in services[name].after:
             if need in ready:
                 await ready[need].wait()
         await services[name].start()

@@ -1,0 +1,3 @@
+"""All tests share one real stack, started on demand; see `stack.testing`."""
+
+pytest_plugins = ["stack.testing"]
