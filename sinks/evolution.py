@@ -69,7 +69,7 @@ def evolve(
             _check_fits(table, had, change, shared, stored)
         _check_names(table, change)
         for field in change.schema.columns:
-            kind = stored(field.type)
+            kind = _stored(table, change, field, stored)
             if field.name not in now:
                 now[field.name] = kind
                 add.append(pa.field(field.name, kind, nullable=True))
@@ -112,7 +112,7 @@ def _check_fits(
     stored: Callable[[pa.DataType], pa.DataType],
 ) -> None:
     """A table that was there before the topic's first write has to fit as it is: it may be somebody else's."""
-    source = {field.name: stored(field.type) for field in change.schema.columns}
+    source = {field.name: _stored(table, change, field, stored) for field in change.schema.columns}
     wrong = [
         f"{n} ({had[n]} in the table, {kind} in the records)" for n, kind in source.items() if had.get(n, kind) != kind
     ]
@@ -123,6 +123,16 @@ def _check_fits(
             f"{_where(table, change)}: the existing table doesn't fit: {', '.join(wrong)}. Name another table in the"
             " pipeline file, or rename the existing one and let Lakeward create it"
         )
+
+
+def _stored(
+    table: str, change: ChangeBatch, field: pa.Field, stored: Callable[[pa.DataType], pa.DataType]
+) -> pa.DataType:
+    """The stored type of a column; a format that has none for it says so without knowing whose it is."""
+    try:
+        return stored(field.type)
+    except UnsupportedChange as error:
+        raise UnsupportedChange(f"{_where(table, change)}: column {field.name}: {error}") from error
 
 
 def _check_names(table: str, change: ChangeBatch) -> None:

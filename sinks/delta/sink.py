@@ -7,6 +7,7 @@ freshly loaded table, so each attempt trims against the offsets that its commit 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,7 @@ from sinks.delta import commit
 from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, TableState, schema_transactions
 from sinks.delta.storage import load, storage_options, store_errors
+from sinks.delta.turns import Turns
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, reduce, union_changelog
 from sources.changes import TopicPartition
@@ -41,6 +43,7 @@ class DeltaSink(Sink):
         self._upsert = config.write_mode == "upsert"
         self._table_id: str | None = None
         self._seen: dict[TopicPartition, int] = {}
+        self._turns = Turns(target)
 
     def open(self) -> None:
         if self._load() is None and not self._config.auto_create_table:
@@ -58,7 +61,7 @@ class DeltaSink(Sink):
         types yet; its offsets hold nothing that a restart would miss."""
         made: set[pa.Field] = set()
         for _ in range(_ATTEMPTS):
-            state = self._load()
+            state = self._turns.wait(self._load) if self._upsert else self._load()
             if state is None and self._partition_by and not batch.changes:
                 return self._receipt({tp: span.next for tp, span in batch.ranges.items()}, None, 0)
             if state is None:
@@ -67,16 +70,24 @@ class DeltaSink(Sink):
             offsets = self._offsets(state, batch.ranges)
             todo = batch.trim(offsets)
             if not todo.ranges:
+                self._turns.needless()
                 return self._receipt(offsets, None, 0)
+            if self._upsert and self._turns.wanted:
+                self._reserve(state)
+                continue
             check_partition_counts(self._uri, state.partition_counts(todo.partition_counts), todo, keyed=self._upsert)
             plan = self._evolve(state, todo, made)
             missing = tuple(field for field in plan.add if field.name not in state.columns.names)
             if missing:
                 self._commit(partial(commit.add_columns, state.table, missing))
                 made |= set(missing)
-            elif self._commit(partial(self._land, state, todo, plan)):
+                continue
+            started = time.monotonic()
+            if self._commit(partial(self._land, state, todo, plan)):
+                self._turns.landed()
                 offsets |= {tp: span.next for tp, span in todo.ranges.items()}
                 return self._receipt(offsets, state.version, todo.num_rows)
+            self._turns.lost(time.monotonic() - started)
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
     def close(self) -> None:
@@ -94,13 +105,18 @@ class DeltaSink(Sink):
 
     def _land(self, state: TableState, todo: Batch, plan: Evolution) -> None:
         table, columns = state.table, state.columns
-        transactions = state.transactions(todo, plan)
+        transactions = state.transactions(todo, plan) + self._turns.release()
         if not todo.changes:
             commit.move_offsets(table, transactions)
         elif self._upsert:
             commit.merge(table, columns, reduce(todo), transactions)
         else:
             commit.append(table, columns, union_changelog(todo.changes), transactions)
+
+    def _reserve(self, state: TableState) -> None:
+        turn = self._turns.reservation()
+        if self._commit(partial(commit.move_offsets, state.table, [turn])):
+            self._turns.reserved(turn)
 
     def _create(self, batch: Batch, made: set[pa.Field]) -> None:
         plan = evolve(self._uri, pa.schema([]), {}, batch.changes, shared=len(self.target.topics) > 1, stored=stored)

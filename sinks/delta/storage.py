@@ -16,7 +16,7 @@ from config.errors import ConfigurationError, Unavailable
 _DENIED = re.compile(
     r"access ?denied|permission denied|forbidden|unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket"
     r"|\b40[13]\b|Unknown scheme|missing region|read-only file system"
-    r"|Invalid table location|not a directory|file exists",
+    r"|Invalid table location|not a directory|file exists|URL scheme is not allowed",
     re.IGNORECASE,
 )
 _AWAY = re.compile(

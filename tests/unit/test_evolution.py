@@ -115,3 +115,11 @@ def test_shared_table_refuses_a_topic_whose_column_has_another_type() -> None:
 def test_source_column_with_a_reserved_name_stops() -> None:
     with pytest.raises(UnsupportedChange, match="_cdc_op"):
         plan(change(ID, NAME, pa.field("_cdc_op", pa.string()), schema_id=2))
+
+
+def test_type_that_the_format_lacks_is_named_with_its_column() -> None:
+    def refuse(kind: pa.DataType) -> pa.DataType:
+        raise UnsupportedChange(f"no {kind} here")
+
+    with pytest.raises(UnsupportedChange, match=r"topic orders partition 0 .*column id: no int64 here"):
+        evolve("lake.orders", pa.schema([]), {}, [change(ID)], shared=False, stored=refuse)
