@@ -20,13 +20,16 @@ from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TableSch
 from sources.debezium.avro_schema import SchemaError
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.envelope import SKIPPED, Events, Faults, Rows, Table, is_envelope, rows_of, table_of
-from sources.debezium.frames import FOREIGN, JSON, TOMBSTONE, Frames, join
+from sources.debezium.frames import BROKEN_JSON, FOREIGN, TOMBSTONE, Frames, join
+from sources.debezium.json_columns import JsonReader
+from sources.debezium.json_schemas import JsonSchemas
 from sources.debezium.raw import Nothing, Raw, Structs
 from sources.debezium.readers import AvroReader, Reader
 from sources.debezium.schemas import SchemaSource
 
 _BLOCK_ROWS = 16_384
 _BLOCK_BYTES = 1 << 30
+_BROKEN = "the JSON isn't {schema, payload} as Connect's JsonConverter writes it"
 
 
 class DebeziumDecoder:
@@ -38,6 +41,7 @@ class DebeziumDecoder:
 
     def __init__(self, schemas: SchemaSource) -> None:
         self._schemas = schemas
+        self.json_schemas = JsonSchemas()
         self._readers: dict[int, Reader] = {}
         self._tables: dict[tuple[str, int, int], Table] = {}
         self._lock = Lock()
@@ -56,11 +60,16 @@ class DebeziumDecoder:
         if reader is None:
             with self._lock:
                 try:
-                    reader = self._readers.get(kind) or AvroReader(self._schemas.writer_schema(kind))
+                    reader = self._readers.get(kind) or self._new_reader(kind)
                 except SchemaError as error:
                     raise BadRecord(f"the writer schema {kind} can't be used: {error}") from error
                 self._readers[kind] = reader
         return reader
+
+    def _new_reader(self, kind: int) -> Reader:
+        if kind >= 0:
+            return AvroReader(self._schemas.writer_schema(kind))
+        return JsonReader(self.json_schemas.type(kind))
 
     def table(self, topic: str, key_kind: int, value_kind: int) -> Table:
         """The table of a topic as two writer schemas describe it (`key_kind` TOMBSTONE: no key)."""
@@ -78,8 +87,8 @@ class _Decoding:
     def __init__(self, decoder: DebeziumDecoder, chunk: Chunk) -> None:
         self._decoder = decoder
         self._chunk = chunk
-        self._values = join(chunk.values)
-        self._keys = join(chunk.keys)
+        self._values = self._framed(chunk.values)
+        self._keys = self._framed(chunk.keys)
         self._rejected: dict[int, str] = {}
         self._skipped: Counter[str] = Counter()
         self._fallback_rows = 0
@@ -91,7 +100,8 @@ class _Decoding:
         if tombstones:
             self._skipped["tombstone"] = tombstones
         self._reject(np.flatnonzero(kind == FOREIGN), "the value is neither Avro in Confluent's wire format nor JSON")
-        for rows in self._runs(np.flatnonzero((kind != TOMBSTONE) & (kind != FOREIGN))):
+        self._reject(np.flatnonzero(kind == BROKEN_JSON), _BROKEN)
+        for rows in self._runs(np.flatnonzero(~np.isin(kind, (TOMBSTONE, FOREIGN, BROKEN_JSON)))):
             self._run_of_one_schema(rows)
         chunk = self._chunk
         changes = []
@@ -101,6 +111,15 @@ class _Decoding:
             changes.append(ChangeBatch(chunk.topic, chunk.partition, first, end, schema, table))
         rejected = tuple(Rejected(i, BadRecord(f"{self._say(i)}: {why}")) for i, why in sorted(self._rejected.items()))
         return DecodedChunk(tuple(changes), rejected, self._skipped, self._fallback_rows)
+
+    def _framed(self, records: list[bytes | None]) -> Frames:
+        try:
+            return self._decoder.json_schemas.narrow(join(records))
+        except UnsupportedChange as error:
+            chunk = self._chunk
+            raise UnsupportedChange(
+                f"topic {chunk.topic}, partition {chunk.partition}, offsets {chunk.first} to {chunk.next}: {error}"
+            ) from error
 
     def _runs(self, rows: Rows) -> Iterator[Rows]:
         """Cut where the schema of the value or of the key changes."""
@@ -112,10 +131,6 @@ class _Decoding:
 
     def _run_of_one_schema(self, rows: Rows) -> None:
         value_kind, key_kind = int(self._values.kind[rows[0]]), int(self._keys.kind[rows[0]])
-        if value_kind == JSON:
-            raise UnsupportedChange(
-                f"{self._say(int(rows[0]))}: JSON isn't read by this version; use an Avro converter"
-            )
         try:
             reader = self._decoder.reader(value_kind)
         except BadRecord as error:
@@ -126,8 +141,8 @@ class _Decoding:
             self._skipped[SKIPPED[name]] += len(rows)
         elif not is_envelope(reader.type):
             self._reject(rows, f"the value ({name}) is no Debezium change event")
-        elif key_kind == FOREIGN:
-            self._reject(rows, "the key is neither Avro in Confluent's wire format nor JSON")
+        elif key_kind in (FOREIGN, BROKEN_JSON):
+            self._reject(rows, "the key is neither Avro in Confluent's wire format nor JSON with schema")
         else:
             self._changes(reader, rows, key_kind, value_kind)
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sources.debezium.raw import Bytes, Ints
 
-TOMBSTONE, FOREIGN, JSON = -1, -2, -3
-"""Kinds beside the ids of writer schemas (which are >= 0): null, unknown first byte or too short, JSON."""
+TOMBSTONE, FOREIGN, JSON, BROKEN_JSON = -1, -2, -3, -4
+"""Kinds beside the ids of writer schemas (which are >= 0): null, unknown first byte or too short, JSON before and
+JSON that failed to be told apart by its schema. JSON's own schemas are numbered downwards from -10."""
 
 PREFIX = 5
 """Confluent's wire format: a zero byte and the writer schema's id, four bytes, big-endian."""
@@ -21,15 +24,22 @@ _PADDING = 16_384
 
 @dataclass(frozen=True)
 class Frames:
-    """Records joined in `data` (padded behind): record i lies at [start[i], end[i]); `kind` is its writer schema's
-    id, or TOMBSTONE, FOREIGN, JSON."""
+    """Records joined in `data` (padded behind; `joined` is the same as an Arrow array): record i lies at
+    [start[i], end[i]); `kind` is its writer schema's id, or one of the kinds above."""
 
+    joined: pa.Array
     data: Bytes
     start: Ints
     end: Ints
     kind: Ints
 
-    def window(self, rows: np.ndarray[tuple[int], np.dtype[np.intp]], padding: int) -> tuple[Bytes, Ints, Ints]:
+    def begin_with(self, prefix: bytes) -> npt.NDArray[np.bool_]:
+        """Which records' bytes begin with `prefix` (before any of it was cut off)."""
+        found = pc.starts_with(self.joined, pattern=prefix).fill_null(False)
+        mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)[:-1]
+        return mask
+
+    def window(self, rows: npt.NDArray[np.intp], padding: int) -> tuple[Bytes, Ints, Ints]:
         """The buffer, starts and ends of some records (ascending), with at least `padding` bytes behind them."""
         first, last = int(self.start[rows[0]]), int(self.end[rows[-1]])
         data = self.data[first : last + padding]
@@ -54,4 +64,4 @@ def join(records: Sequence[bytes | None]) -> Frames:
         kind[foreign] = np.where((magic[foreign] == ord("{")) & (end > start)[foreign], JSON, FOREIGN)
     if valid is not None:
         kind[joined.is_null().to_numpy(zero_copy_only=False)[:n]] = TOMBSTONE
-    return Frames(data, start, end, kind)
+    return Frames(joined, data, start, end, kind)

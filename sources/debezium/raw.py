@@ -125,13 +125,22 @@ def gather(raw: Raw, rows: npt.NDArray[np.intp]) -> Raw:
 
 
 def spans_of(array: pa.Array) -> Spans:
-    """The spans of an Arrow `binary` array, without a copy."""
+    """The spans of an Arrow `binary` or `string` array; the bytes are copied, to have room behind them."""
     n = len(array)
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, np.int32, n + 1, array.offset * 4).astype(np.int64)
-    body = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-    valid = None if array.null_count == 0 else array.is_valid().to_numpy(zero_copy_only=False)
-    return Spans(body, ends[:-1], np.diff(ends), valid)
+    body = np.zeros((data.size if data is not None else 0) + 16, np.uint8)
+    if data is not None:
+        body[: data.size] = np.frombuffer(data, np.uint8)
+    return Spans(body, ends[:-1], np.diff(ends), validity(array))
+
+
+def validity(array: pa.Array) -> Mask | None:
+    """An Arrow array's own validity, None if nothing is null."""
+    if array.null_count == 0:
+        return None
+    valid: Mask = array.is_valid().to_numpy(zero_copy_only=False)
+    return valid
 
 
 def concat(pieces: list[Raw]) -> Raw:

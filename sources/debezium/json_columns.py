@@ -1,0 +1,174 @@
+"""JSON payloads of one schema to raw columns, by Arrow's native reader with the schema's types declared.
+
+The reader is strict: a value of another type, a number that doesn't fit, a name that comes twice fail the batch. Then
+the bad records are found by halving, and the others are read together again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.json as pj
+
+from sources.debezium.avro import Want
+from sources.debezium.connect_types import ConnectType
+from sources.debezium.convert import binary
+from sources.debezium.frames import Frames
+from sources.debezium.raw import Lists, Nothing, Numbers, Raw, Spans, Structs, spans_of, validity
+
+_ARROW = {
+    "int8": pa.int32(),
+    "int16": pa.int32(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+    "bytes": pa.string(),  # base64
+}
+
+
+class JsonReader:
+    """Payloads of one schema, cut out of their records by `JsonSchemas`."""
+
+    def __init__(self, type_: ConnectType) -> None:
+        self.type = type_
+        names = "|".join(sorted({re.escape(name) for name in _float_fields(type_)}))
+        # JsonConverter writes these floats as texts; Arrow's reader takes them bare
+        self._specials = re.compile(f'"({names})":"(NaN|-?Infinity)"'.encode()) if names else None
+
+    def read(
+        self, frames: Frames, rows: npt.NDArray[np.intp], want: Want
+    ) -> tuple[dict[str, Raw], dict[int, str], int]:
+        """See Reader. Records that are read alone, to find the bad ones, are counted."""
+        data, start, end = frames.window(rows, 16)
+        # one byte more than the payload: the record's last brace, which becomes the line's end
+        lines = binary(Spans(data, start, end - start + 1), lambda _mask, _reason: None)
+        _, offsets, body = lines.buffers()
+        ends = np.frombuffer(offsets, np.int32, len(rows) + 1)
+        text = np.frombuffer(body, np.uint8).copy()
+        text[ends[1:] - 1] = ord("\n")
+        schema = pa.schema(_wanted(self.type, want))
+        faults: dict[int, str] = {}
+        table = self._parse(text, schema, len(rows))
+        alone = 0
+        if isinstance(table, str):
+            alone = self._find(text, ends, schema, 0, len(rows), table, faults)
+            for row in faults:
+                text[ends[row] : ends[row + 1] - 1] = ord(" ")
+                text[ends[row] : ends[row] + 2] = np.frombuffer(b"{}", np.uint8)
+            table = self._parse(text, schema, len(rows))
+            assert not isinstance(table, str), table
+        columns: dict[str, Raw] = {}
+        for name in schema.names:
+            child = self.type.child(name)
+            assert child is not None
+            wanted = True if isinstance(want, bool) else want[name]
+            columns[name] = _raw(table.column(name).combine_chunks(), child, wanted, faults)
+        return columns, faults, alone
+
+    def _parse(self, text: npt.NDArray[np.uint8], schema: pa.Schema, rows: int) -> pa.Table | str:
+        """The lines as a table of `rows` rows, or what is wrong with them."""
+        body = text.tobytes()
+        if self._specials is not None and (b'"NaN"' in body or b'Infinity"' in body):
+            body = self._specials.sub(rb'"\1":\2', body)
+        try:
+            table = pj.read_json(
+                pa.BufferReader(body),
+                read_options=pj.ReadOptions(use_threads=False, block_size=len(body) + 1),
+                parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            )
+            table.validate(full=True)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            return str(error)
+        return table if table.num_rows == rows else f"{table.num_rows} values instead of {rows}"
+
+    def _find(
+        self,
+        text: npt.NDArray[np.uint8],
+        ends: npt.NDArray[np.int32],
+        schema: pa.Schema,
+        first: int,
+        end: int,
+        reason: str,
+        faults: dict[int, str],
+    ) -> int:
+        """Note the bad ones of the records [first, end), which fail together; how many were read alone."""
+        if end - first == 1:
+            faults[first] = f"the JSON doesn't fit its schema: {reason}"
+            return 1
+        middle = (first + end) // 2
+        alone = 0
+        for low, high in ((first, middle), (middle, end)):
+            part = self._parse(text[ends[low] : ends[high]], schema, high - low)
+            if isinstance(part, str):
+                alone += self._find(text, ends, schema, low, high, part, faults)
+            elif high - low == 1:
+                alone += 1
+        return alone
+
+
+def _float_fields(type_: ConnectType) -> set[str]:
+    found = {name for name, child in type_.fields if child.kind in ("float32", "float64")}
+    return found.union(*(_float_fields(child) for _, child in type_.fields))
+
+
+def _wanted(struct: ConnectType, want: Want) -> list[pa.Field]:
+    """The wanted fields as the reader is told to read them."""
+    fields = []
+    for name, child in struct.fields:
+        wanted = want if isinstance(want, bool) else want.get(name, False)
+        if wanted:
+            fields.append(pa.field(name, _as_read(child, wanted)))
+    return fields
+
+
+def _as_read(type_: ConnectType, want: Want) -> pa.DataType:
+    if type_.kind == "struct":
+        return pa.struct(_wanted(type_, want))
+    if type_.kind == "array" and type_.items is not None:
+        return pa.list_(_as_read(type_.items, True))
+    return _ARROW[type_.kind]
+
+
+def _raw(array: pa.Array, type_: ConnectType, want: Want, faults: dict[int, str]) -> Raw:
+    """An Arrow array of the reader as a raw column; texts that are no base64 are noted in `faults`."""
+    valid = validity(array)
+    if type_.kind == "struct":
+        children: dict[str, Raw] = {}
+        for i in range(array.type.num_fields):
+            name = array.type.field(i).name
+            child = type_.child(name)
+            assert child is not None
+            wanted = want[name] if isinstance(want, Mapping) else True
+            children[name] = _raw(array.field(i), child, wanted, faults)
+        return Structs(children, len(array), valid)
+    if type_.kind == "array":
+        assert type_.items is not None
+        counts = np.diff(np.asarray(array.offsets)).astype(np.int64)
+        owners = np.repeat(np.arange(len(array)), counts)
+        item_faults: dict[int, str] = {}
+        items = _raw(array.flatten(), type_.items, True, item_faults)
+        for item, reason in item_faults.items():
+            faults.setdefault(int(owners[item]), reason)
+        return Lists(counts, items, valid)
+    if type_.kind == "bytes":
+        decoded = (
+            pl.Series(values=array).cast(pl.String).str.decode("base64", strict=False).to_arrow().cast(pa.binary())
+        )
+        if decoded.null_count > array.null_count:
+            wrong = decoded.is_null().to_numpy(zero_copy_only=False) & array.is_valid().to_numpy(zero_copy_only=False)
+            for row in np.flatnonzero(wrong).tolist():
+                faults.setdefault(row, "a value that should be base64 is none")
+        return spans_of(decoded)
+    if type_.kind == "string":
+        return spans_of(array)
+    if array.null_count == len(array):
+        return Nothing(len(array))
+    return Numbers(array.fill_null(False if type_.kind == "boolean" else 0).to_numpy(zero_copy_only=False), valid)
