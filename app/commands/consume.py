@@ -85,12 +85,17 @@ async def _print_events(
     settings: Settings, topics: tuple[str, ...], start: StartAt, limit: int | None, line: Any
 ) -> None:
     platform = settings.platform
-    decoder = DebeziumDecoder(RegistrySchemas.from_config(platform.kafka))
+    kafka = platform.kafka
+    secret = kafka.schema_registry_password
+    schemas = RegistrySchemas(
+        kafka.schema_registry_url, kafka.schema_registry_username, secret.get_secret_value() if secret else None
+    )
+    decoder = DebeziumDecoder(schemas)
     left = limit
     chunks = transport_for(platform).event_source().chunks(topics, start)
     async for chunk in chunks:
         decoded = DecodedChunk(())
-        service = f"schema registry at {platform.kafka.schema_registry_url}"
+        service = f"schema registry at {kafka.schema_registry_url}"
         async for attempt in retrying(service, None, platform.retry.initial_wait_seconds):
             with attempt:
                 decoded = await asyncio.to_thread(decoder.decode, chunk)

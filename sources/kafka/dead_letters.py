@@ -60,7 +60,11 @@ class DeadLetters:
     async def _send_once(self, topic: str, chunk: Chunk, rejected: Sequence[Rejected], sink_ids: Sequence[str]) -> None:
         try:
             producer = await self._started()
-            partitions = sorted(await producer.partitions_for(topic))
+            # aiokafka's own wait for a topic that doesn't exist lasts 40 s and logs ten errors a second.
+            there = await producer.client.fetch_all_metadata()
+            partitions = sorted(there.partitions_for_topic(topic) or ())
+            if not partitions:
+                raise Unavailable(f"dead-letter topic {topic} doesn't exist: `cdc deploy` creates it")
             acknowledgements = [
                 await producer.send(
                     topic,
@@ -82,7 +86,7 @@ class DeadLetters:
                 ) from error
             raise Unavailable(
                 f"dead-letter topic {topic} didn't take the record at offset {offset} of {chunk.topic}/"
-                f"{chunk.partition}: {reason} (`cdc deploy` creates the topic)"
+                f"{chunk.partition}: {reason}"
             ) from error
 
     async def _started(self) -> AIOKafkaProducer:
