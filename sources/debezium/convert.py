@@ -125,13 +125,13 @@ def _copy(raw: Raw, arrow: pa.DataType) -> pa.Array:
     n = len(raw.start)
     if not n:
         return pa.array([], arrow)
-    length = raw.length
-    if raw.valid is not None:
-        length = length * raw.valid
     # starts and ends in turn are the offsets of an array that has the wanted values at its even places
     bounds = np.empty(2 * n, np.int32)
     bounds[0::2] = raw.start
-    bounds[1::2] = raw.start + length
+    bounds[1::2] = raw.start + raw.length
+    if raw.valid is not None:
+        bounds *= np.repeat(raw.valid, 2)
+        np.maximum.accumulate(bounds, out=bounds)
     every = pa.Array.from_buffers(arrow, 2 * n - 1, [None, pa.py_buffer(bounds), pa.py_buffer(raw.data)])
     taken = every.take(pa.array(np.arange(0, 2 * n, 2, dtype=np.int32)))
     if raw.valid is None or raw.valid.all():
@@ -156,19 +156,19 @@ def zoned_timestamp(raw: Raw, fault: Fault) -> pa.Array:
 
 
 def _sound_instants(copied: pa.Array, arrow: pa.DataType, fault: Fault) -> pa.Array:
-    shaped = pc.match_substring_regex(copied.cast(pa.binary()), _ISO).fill_null(True)
-    sound = np.array(
-        [ok and _is_instant(v, arrow) for ok, v in zip(shaped.to_pylist(), copied.to_pylist(), strict=True)]
-    )
-    some = copied.filter(pa.array(~sound)).cast(pa.binary()).unique().to_pylist()[:3]
+    """The instants of a column in which some texts are none."""
+    texts = copied.cast(pa.binary())
+    shaped = pc.match_substring_regex(texts, _ISO).fill_null(True).to_pylist()
+    sound = np.array([ok and _is_instant(v, arrow) for ok, v in zip(shaped, texts.to_pylist(), strict=True)])
+    some = texts.filter(pa.array(~sound)).unique().to_pylist()[:3]
     fault(~sound, f"{', '.join(repr(v)[1:] for v in some)} (infinity, or out of range) is no timestamp")
-    return pc.if_else(pa.array(sound), copied, pa.scalar(None, pa.string())).cast(arrow)
+    return pc.if_else(pa.array(sound), texts, pa.scalar(None, pa.binary())).cast(pa.string()).cast(arrow)
 
 
-def _is_instant(value: str | None, arrow: pa.DataType) -> bool:
+def _is_instant(value: bytes | None, arrow: pa.DataType) -> bool:
     try:
-        return value is None or pa.scalar(value).cast(arrow) is not None
-    except pa.ArrowInvalid:
+        return value is None or pa.scalar(value.decode()).cast(arrow) is not None
+    except (pa.ArrowInvalid, UnicodeDecodeError):
         return False
 
 

@@ -28,7 +28,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Spans:
-    """Text or bytes: `length` bytes of `data` from `start` on; starts never decrease and spans don't overlap."""
+    """Text or bytes: `length` bytes of `data` from `start` on; those of valid rows ascend and don't overlap."""
 
     data: Bytes
     start: Ints
@@ -64,47 +64,29 @@ class Nothing:
 Raw: TypeAlias = Numbers | Spans | Lists | Structs | Nothing
 
 
-def restrict(raw: Raw, valid: Mask) -> Raw:
-    """`raw`, null also where `valid` is False. A list's items stay as they are: the null rows have a count of 0."""
-    if isinstance(raw, Nothing):
-        return raw
-    both = valid if raw.valid is None else raw.valid & valid
-    if isinstance(raw, Numbers):
-        return Numbers(raw.values, both)
-    if isinstance(raw, Spans):
-        return Spans(raw.data, raw.start, raw.length, both)
-    if isinstance(raw, Lists):
-        return Lists(raw.counts, raw.items, both)
-    return Structs(raw.children, raw.rows, both)
-
-
 def scatter(raw: Raw, taken: Mask) -> Raw:
     """`raw` spread over the rows of `taken`, its items where that is True, all other rows null."""
-    return _scatter(raw, np.flatnonzero(taken), np.cumsum(taken) - taken)
+    return _scatter(raw, np.flatnonzero(taken), len(taken))
 
 
-def _scatter(raw: Raw, rows: npt.NDArray[np.intp], before: Ints) -> Raw:
-    """`before`: how many items lie before each row."""
-    n = len(before)
+def _scatter(raw: Raw, rows: npt.NDArray[np.intp], n: int) -> Raw:
     if isinstance(raw, Nothing):
         return Nothing(n)
     valid = np.zeros(n, np.bool_)
     valid[rows] = True if raw.valid is None else raw.valid
     if isinstance(raw, Numbers):
-        values = np.zeros(n, raw.values.dtype)
-        values[rows] = raw.values
-        return Numbers(values, valid)
+        return Numbers(_spread(raw.values, rows, n), valid)
     if isinstance(raw, Spans):
-        # a row between two items gets the next one's start, so that starts keep ascending
-        ends = np.append(raw.start, raw.start[-1] + raw.length[-1]) if len(rows) else np.zeros(1, np.int64)
-        length = np.zeros(n, np.int64)
-        length[rows] = raw.length
-        return Spans(raw.data, ends[before], length, valid)
+        return Spans(raw.data, _spread(raw.start, rows, n), _spread(raw.length, rows, n), valid)
     if isinstance(raw, Lists):
-        counts = np.zeros(n, np.int64)
-        counts[rows] = raw.counts
-        return Lists(counts, raw.items, valid)
-    return Structs({name: _scatter(child, rows, before) for name, child in raw.children.items()}, n, valid)
+        return Lists(_spread(raw.counts, rows, n), raw.items, valid)
+    return Structs({name: _scatter(child, rows, n) for name, child in raw.children.items()}, n, valid)
+
+
+def _spread(values: npt.NDArray[Any], rows: npt.NDArray[np.intp], n: int) -> npt.NDArray[Any]:
+    spread = np.zeros(n, values.dtype)
+    spread[rows] = values
+    return spread
 
 
 def gather(raw: Raw, rows: npt.NDArray[np.intp]) -> Raw:
@@ -145,25 +127,31 @@ def validity(array: pa.Array) -> Mask | None:
 
 def concat(pieces: list[Raw]) -> Raw:
     """The items of several pieces of one column, one after the other (at least one piece)."""
-    first = pieces[0]
+    first = next((piece for piece in pieces if not isinstance(piece, Nothing)), pieces[0])
+    if isinstance(first, Nothing):
+        return Nothing(sum(size(piece) for piece in pieces))
+    none = gather(first, np.zeros(0, np.intp))
+    whole = [_scatter(none, np.zeros(0, np.intp), p.rows) if isinstance(p, Nothing) else p for p in pieces]
     valid: Mask | None = None
-    if any(not isinstance(p, Nothing) and p.valid is not None for p in pieces):
-        valid = np.concatenate([p.valid if p.valid is not None else np.ones(size(p), np.bool_) for p in pieces])  # type: ignore[union-attr] # pieces of one column are of one class
+    if any(p.valid is not None for p in whole if not isinstance(p, Nothing)):
+        valid = np.concatenate([np.ones(size(p), np.bool_) if _all_valid(p) else p.valid for p in whole])  # type: ignore[union-attr] # none is Nothing here
     if isinstance(first, Numbers):
-        return Numbers(np.concatenate([p.values for p in pieces if isinstance(p, Numbers)]), valid)
+        return Numbers(np.concatenate([p.values for p in whole if isinstance(p, Numbers)]), valid)
     if isinstance(first, Spans):
-        spans = [p for p in pieces if isinstance(p, Spans)]
+        spans = [p for p in whole if isinstance(p, Spans)]
         start = np.concatenate([p.start for p in spans])
         return Spans(first.data, start, np.concatenate([p.length for p in spans]), valid)
     if isinstance(first, Lists):
-        lists = [p for p in pieces if isinstance(p, Lists)]
+        lists = [p for p in whole if isinstance(p, Lists)]
         counts = np.concatenate([p.counts for p in lists])
         return Lists(counts, concat([p.items for p in lists]), valid)
-    if isinstance(first, Structs):
-        structs = [p for p in pieces if isinstance(p, Structs)]
-        children = {name: concat([p.children[name] for p in structs]) for name in first.children}
-        return Structs(children, sum(p.rows for p in structs), valid)
-    return Nothing(sum(size(p) for p in pieces))
+    structs = [p for p in whole if isinstance(p, Structs)]
+    children = {name: concat([p.children[name] for p in structs]) for name in first.children}
+    return Structs(children, sum(p.rows for p in structs), valid)
+
+
+def _all_valid(raw: Raw) -> bool:
+    return not isinstance(raw, Nothing) and raw.valid is None
 
 
 def size(raw: Raw) -> int:
