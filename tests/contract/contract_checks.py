@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Literal
 
+import pyarrow as pa
 import pytest
 from contract_events import (
     INVOICES,
     LINES,
+    ORDERS,
     ORDERS_WITH_NOTE,
     ORDERS_WITH_TEXT_ID,
     ORDERS_WITHOUT_AMOUNT,
@@ -29,7 +31,7 @@ from contract_harness import SinkHarness
 
 from config.errors import ConfigurationError, DestinationChanged, KeyMoved, OffsetGap, Unavailable, UnsupportedChange
 from sinks.base import Batch, Receipt, Sink
-from sources.changes import ChangeBatch, TopicPartition
+from sources.changes import ChangeBatch, TableSchema, TopicPartition
 
 Check = Callable[[SinkHarness], None]
 TP0, TP1 = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
@@ -380,6 +382,24 @@ def added_column_in_the_middle_of_a_batch_evolves_the_table(harness: SinkHarness
 
 
 @check()
+def json_column_added_in_the_middle_of_a_batch_is_no_drop_before_it(harness: SinkHarness) -> None:
+    plain, noted = _with_id(ORDERS, None), _with_id(ORDERS_WITH_NOTE, None)
+    later = _with_id(TableSchema(noted.columns.append(pa.field("more", pa.int32())), noted.key, 1), None)
+    parts = [
+        changes([order("c", 1)], 0, schema=plain),
+        changes([order("u", 1, note="x")], 1, schema=noted),
+        changes([order("u", 1, note="y"), order("c", 2, note="y")], 2, schema=noted),
+        changes([order("u", 2, note="z", more=7)], 4, schema=later),
+    ]
+    with closing(opened(harness)) as sink:
+        sink.write(batch(*parts[:2]))
+        sink.write(batch(*parts[2:]))
+    assert harness.rows() == expected(harness, *parts)
+    with closing(opened(harness)) as sink, pytest.raises(UnsupportedChange, match="more"):
+        sink.write(batch(changes([order("c", 3)], 5, schema=noted)))
+
+
+@check()
 def changed_type_stops_and_nothing_lands(harness: SinkHarness) -> None:
     part = inserts(0, 2)
     text = changes([("c", {"id": "three", "name": "x"})], 3, schema=ORDERS_WITH_TEXT_ID)
@@ -474,6 +494,17 @@ def table_that_was_replaced_is_not_written_into(harness: SinkHarness) -> None:
     assert harness.rows() == expected(harness, inserts(0, 2, partition=1))
 
 
+@check()
+def table_that_was_replaced_by_one_with_the_same_offsets_is_noticed(harness: SinkHarness) -> None:
+    with closing(opened(harness)) as sink, closing(opened(harness)) as other:
+        sink.write(batch(inserts(0, 2)))
+        harness.drop()
+        other.write(batch(inserts(1, 1)))
+        with pytest.raises(DestinationChanged):
+            sink.write(batch(inserts(2, 2)))
+    assert harness.rows() == expected(harness, inserts(1, 1))
+
+
 @check("upsert")
 def composite_key_with_text_folds_by_all_its_columns(harness: SinkHarness) -> None:
     def line(op: str, region: str, number: int, name: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -497,12 +528,9 @@ def _lose_the_response() -> None:
     raise Unavailable("the connection broke after the commit was sent")
 
 
-def _with_schema(part: ChangeBatch, **more: Any) -> Any:
-    schema = part.schema
-    return type(schema)(**{"columns": schema.columns, "key": schema.key, "id": schema.id, **more})
+def _with_id(schema: TableSchema, schema_id: int | None) -> TableSchema:
+    return TableSchema(schema.columns, schema.key, schema_id)
 
 
-_KEYLESS = _with_schema(inserts(0, 1), key=())
-_TEXT_INVOICES = type(INVOICES)(INVOICES.columns.set(0, ORDERS_WITH_TEXT_ID.columns.field("id")), ("id",), 8)
-
-__all__: Sequence[str] = ["CHECKS", "Check", "checks_for", "committed", "expected", "opened"]
+_KEYLESS = TableSchema(ORDERS.columns, (), 1)
+_TEXT_INVOICES = TableSchema(INVOICES.columns.set(0, ORDERS_WITH_TEXT_ID.columns.field("id")), ("id",), 8)
