@@ -1,0 +1,77 @@
+"""What the checks of the sink contract share: their registry, and the ways in which they use a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, Literal
+
+from contract_events import (
+    TOPIC,
+    changes,
+    folded,
+    log_rows,
+    order,
+)
+from contract_harness import SinkHarness
+
+from config.errors import Unavailable
+from sinks.base import Batch, Receipt, Sink
+from sources.changes import ChangeBatch, TopicPartition
+
+Check = Callable[[SinkHarness], None]
+TP0, TP1 = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
+
+CHECKS: dict[str, tuple[Check, Literal["both", "append", "upsert"]]] = {}
+
+
+def check(mode: Literal["both", "append", "upsert"] = "both") -> Callable[[Check], Check]:
+    """Register a check under its name, for the write modes that it applies to."""
+
+    def register(function: Check) -> Check:
+        CHECKS[function.__name__] = (function, mode)
+        return function
+
+    return register
+
+
+def checks_for(*, upsert: bool) -> list[str]:
+    mode = "upsert" if upsert else "append"
+    return [name for name, (_, wanted) in CHECKS.items() if wanted in ("both", mode)]
+
+
+def expected(harness: SinkHarness, *parts: ChangeBatch) -> list[dict[str, Any]]:
+    return folded(*parts) if harness.upsert else log_rows(*parts)
+
+
+def opened(harness: SinkHarness, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
+    sink = harness.new_sink(topics)
+    sink.open()
+    return sink
+
+
+def committed(harness: SinkHarness, *partitions: TopicPartition) -> dict[TopicPartition, int]:
+    """The destination's offsets, as a new process reads them."""
+    with closing(opened(harness)) as sink:
+        return sink.committed(partitions or (TP0, TP1))
+
+
+def write_until_acknowledged(sink: Sink, todo: Batch) -> Receipt:
+    """Write as the agents do: an Unavailable destination is asked again with the same batch."""
+    for _ in range(4):
+        try:
+            return sink.write(todo)
+        except Unavailable:
+            continue
+    return sink.write(todo)
+
+
+def inserts(first: int, count: int, *, partition: int = 0) -> ChangeBatch:
+    """Creates of keys that no other offset or partition uses."""
+    rows = [order("c", 10 * offset + partition) for offset in range(first, first + count)]
+    return changes(rows, first, partition=partition)
+
+
+def write(sink: Sink, todo: Batch) -> None:
+    """For a hook: write through another sink."""
+    sink.write(todo)
