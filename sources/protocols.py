@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from sources.changes import Chunk, Rejected, TopicPartition
+if TYPE_CHECKING:  # `cdc deploy` doesn't pay for Arrow
+    from sources.changes import Chunk, Rejected, TopicPartition
 
 StartAt = Literal["earliest", "latest"] | int
 """Where reading begins in each partition: at the log's beginning, at its end, or at an offset."""

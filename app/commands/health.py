@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from config.loader import load_platform
 @pipeline_argument(required=False)
 @platform_option()
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.pass_context
-def health(ctx: click.Context, pipeline: Path | None, platform_config: Path | None, style: str) -> None:
+def health(pipeline: Path | None, platform_config: Path | None, style: str) -> None:
     """Show the state of Kafka, the schema registry and Kafka Connect; with PIPELINE also of its connector, source
     and sinks. Exit status 1 if one of them is down.
     """
@@ -34,7 +34,8 @@ def health(ctx: click.Context, pipeline: Path | None, platform_config: Path | No
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
         _print_table(found)
-    ctx.exit(0 if healthy else 1)
+    if not healthy:
+        sys.exit(1)
 
 
 def _print_table(found: tuple[Component, ...]) -> None:

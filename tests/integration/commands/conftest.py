@@ -32,12 +32,8 @@ def bench(services: Endpoints, tmp_path: Path) -> Iterator[Workbench]:
     server = services["postgres"]
     admin = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
     maintenance = {**admin, "database": server.more["database"]}
-    asyncio.run(
-        execute(
-            maintenance,
-            f"CREATE ROLE {name} LOGIN REPLICATION CREATEROLE PASSWORD 'geheim'; CREATE DATABASE {name} OWNER {name}",
-        )
-    )
+    role = f"CREATE ROLE {name} LOGIN REPLICATION CREATEROLE PASSWORD 'geheim'"
+    asyncio.run(execute(maintenance, f"{role}; CREATE DATABASE {name} OWNER {name}"))
     workbench = Workbench(
         tmp_path,
         server,
