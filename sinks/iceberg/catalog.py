@@ -1,0 +1,108 @@
+"""Reaching an Iceberg catalog: properties for PyIceberg, and its exceptions sorted by the reaction they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import (
+    AuthorizationExpiredError,
+    CommitFailedException,
+    CommitStateUnknownException,
+    ForbiddenError,
+    OAuthError,
+    RESTError,
+    ServerError,
+    ServiceUnavailableError,
+    UnauthorizedError,
+)
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from config.errors import ConfigurationError, Unavailable
+from config.pipeline import IcebergConfig
+
+SQLITE_WAIT_SECONDS = 30
+
+
+class CommitConflict(Exception):
+    """Another commit came first; read the table anew and decide again."""
+
+
+class CommitUnknown(Exception):
+    """The catalog didn't say whether the commit landed; read the table to know."""
+
+
+def catalog_properties(config: IcebergConfig) -> dict[str, str]:
+    """What PyIceberg is told: warehouse, object store, and the user's own properties, which win."""
+    properties = {"uri": _uri(config), "warehouse": config.warehouse}
+    if config.is_rest:
+        properties["type"] = "rest"
+    secret = config.s3_secret_access_key
+    store = {
+        "s3.endpoint": config.s3_endpoint,
+        "s3.access-key-id": config.s3_access_key_id,
+        "s3.secret-access-key": secret.get_secret_value() if secret else None,
+        "s3.region": config.s3_region,
+    }
+    properties |= {key: str(value) for key, value in store.items() if value is not None}
+    # the S3 client of PyArrow; PyIceberg would prefer others that may be installed by chance
+    properties["py-io-impl"] = "pyiceberg.io.pyarrow.PyArrowFileIO"
+    return {**properties, **config.catalog_properties}
+
+
+def connect(config: IcebergConfig) -> Catalog:
+    """A catalog client. Creates a SQL catalog's folder and tables when they are missing."""
+    with sorted_errors(config):
+        properties = catalog_properties(config)
+        if config.is_rest:
+            return RestCatalog(config.catalog_name, **properties)
+        if config.catalog_uri.startswith("sqlite:///"):
+            Path(config.catalog_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return SqlCatalog(config.catalog_name, **properties)
+
+
+def _uri(config: IcebergConfig) -> str:
+    uri = config.catalog_uri
+    if uri.startswith("sqlite:///") and "?" not in uri:
+        return f"{uri}?timeout={SQLITE_WAIT_SECONDS}"  # several workers write; the default gives up after 5 s
+    if uri.startswith("postgresql://"):
+        return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
+    return uri
+
+
+@contextmanager
+def sorted_errors(config: IcebergConfig) -> Iterator[None]:
+    """Turns what PyIceberg, SQLAlchemy, requests and PyArrow raise into the error tree, naming the catalog."""
+    where = f"Iceberg catalog {_without_password(config.catalog_uri)} (warehouse {config.warehouse})"
+    try:
+        yield
+    except CommitFailedException as error:
+        raise CommitConflict(str(error)) from error
+    except CommitStateUnknownException as error:
+        raise CommitUnknown(str(error)) from error
+    except (UnauthorizedError, ForbiddenError, OAuthError, AuthorizationExpiredError) as error:
+        raise ConfigurationError(f"{where} refuses the credentials: {error}; check catalog_properties") from error
+    except (ServerError, ServiceUnavailableError, RESTError, requests.RequestException) as error:
+        raise Unavailable(f"{where}: {error}") from error
+    except OperationalError as error:
+        raise Unavailable(f"{where}: {error.orig}") from error
+    except DBAPIError as error:
+        raise ConfigurationError(f"{where}: {error.orig}") from error
+    except PermissionError as error:
+        raise ConfigurationError(f"{where}: {error}; check the rights on the warehouse") from error
+    except FileNotFoundError:
+        raise  # a file that the table needs is gone: not the network's doing
+    except OSError as error:
+        if "ACCESS_DENIED" in str(error) or "InvalidAccessKeyId" in str(error) or "SignatureDoesNotMatch" in str(error):
+            raise ConfigurationError(f"{where}: {error}; check the s3_* settings") from error
+        raise Unavailable(f"{where}: {error}") from error
+
+
+def _without_password(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

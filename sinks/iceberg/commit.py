@@ -1,0 +1,107 @@
+"""Publishing: one snapshot with data files, position deletes and offsets, as a compare-and-swap. Writes no data.
+
+The commit goes to the catalog directly, not through `Transaction.commit_transaction`: PyIceberg would retry a
+conflict by itself, and a zombie's append would land. The requirement is that the branch's snapshot is still the one
+that the offsets were read from; offsets, schema and snapshot change in that one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pyarrow as pa
+from pyiceberg.manifest import DataFile, DataFileContent, write_manifest_list
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
+from pyiceberg.table.snapshots import Operation, Snapshot, SnapshotSummaryCollector, Summary, update_snapshot_summaries
+from pyiceberg.table.update import (
+    AddSnapshotUpdate,
+    AssertRefSnapshotId,
+    AssertTableUUID,
+    SetPropertiesUpdate,
+    SetSnapshotRefUpdate,
+)
+
+from sinks.iceberg.manifests import CODEC, Manifests
+from sinks.iceberg.schema import iceberg_type
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A snapshot whose manifests are written, ready to be sent to the catalog."""
+
+    transaction: Transaction
+    snapshot_id: int
+    manifests: Manifests
+
+
+def evolved(table: Table, add: Sequence[pa.Field]) -> Transaction:
+    """A transaction that adds these columns (none: that adds nothing); its metadata is what files are written for."""
+    transaction = Transaction(table)
+    if add:
+        with transaction.update_schema() as update:
+            for field in add:
+                update.add_column(field.name, iceberg_type(field.type))
+    return transaction
+
+
+def prepare(transaction: Transaction, table: Table, files: Sequence[DataFile], entries: Mapping[str, str]) -> Prepared:
+    """Write the manifests of a snapshot that adds `files` and carries `entries` in properties and summary."""
+    metadata = transaction.table_metadata
+    snapshot_id = metadata.new_snapshot_id()
+    parent = metadata.current_snapshot()
+    manifests = Manifests(metadata, table.io, snapshot_id)
+    listed = manifests.merge([*manifests.add(files), *manifests.current()])
+    sequence_number = metadata.next_sequence_number()
+    parent_id = parent.snapshot_id if parent else None
+    output = manifests.output(f"snap-{snapshot_id}-0-{uuid4()}.avro")
+    with write_manifest_list(
+        metadata.format_version, output, snapshot_id, parent_id, sequence_number, CODEC
+    ) as manifest_list:
+        manifest_list.add_manifests(listed)
+    snapshot = Snapshot(  # type: ignore[call-arg]  # pydantic takes field names beside aliases
+        snapshot_id=snapshot_id,
+        parent_snapshot_id=parent_id,
+        manifest_list=output.location,
+        sequence_number=sequence_number,
+        summary=_summary(metadata, files, entries, parent),
+        schema_id=metadata.current_schema_id,
+    )
+    transaction._stage(
+        (
+            SetPropertiesUpdate(updates=dict(entries)),
+            AddSnapshotUpdate(snapshot=snapshot),
+            SetSnapshotRefUpdate(  # type: ignore[call-arg]  # as above
+                snapshot_id=snapshot_id,
+                parent_snapshot_id=parent_id,
+                ref_name=MAIN_BRANCH,
+                type=SnapshotRefType.BRANCH,
+            ),
+        ),
+        (
+            AssertTableUUID(uuid=metadata.table_uuid),
+            AssertRefSnapshotId(snapshot_id=parent_id, ref=MAIN_BRANCH),  # type: ignore[call-arg]  # as above
+        ),
+    )
+    return Prepared(transaction, snapshot_id, manifests)
+
+
+def publish(table: Table, prepared: Prepared) -> None:
+    """Send it. Raises PyIceberg's CommitFailedException if another commit came first, CommitStateUnknownException
+    (or a connection's error) if the answer was lost. `table` holds the new metadata afterwards."""
+    table._do_commit(prepared.transaction._updates, prepared.transaction._requirements)
+
+
+def _summary(
+    metadata: TableMetadata, files: Sequence[DataFile], entries: Mapping[str, str], parent: Snapshot | None
+) -> Summary:
+    collector = SnapshotSummaryCollector()
+    for file in files:
+        collector.add_file(file, metadata.schema(), metadata.specs()[file.spec_id])
+    deletes = any(file.content == DataFileContent.POSITION_DELETES for file in files)
+    operation = Operation.OVERWRITE if deletes else Operation.APPEND
+    summary = Summary(operation=operation, **collector.build(), **entries)
+    return update_snapshot_summaries(summary, parent.summary if parent and parent.summary else None)

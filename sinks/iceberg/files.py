@@ -1,0 +1,186 @@
+"""Staging: writes data files and position-delete files, and describes them. Nothing here commits.
+
+A data file holds rows of one Kafka partition (and one table partition), and its name says which: a key's row lies in
+a file of its partition's owner, so position deletes of different workers never meet. A position-delete file is
+sorted by (file_path, pos) (Iceberg spec, Position Delete Files) and has the table partition of the files it names:
+one with another partition would be ignored by readers that prune.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.conversions import to_bytes
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import (
+    PYARROW_PARQUET_FIELD_ID_KEY,
+    _determine_partitions,
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+    schema_to_pyarrow,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.partitioning import PartitionKey
+from pyiceberg.schema import Schema
+from pyiceberg.table.locations import load_location_provider
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Record
+from pyiceberg.types import LongType, StringType
+
+from sources.changes import TopicPartition
+
+ROWS_PER_ROW_GROUP = 256 * 1024
+COMPRESSION, LEVEL = "zstd", 1
+
+PATH_ID, POS_ID = 2147483546, 2147483545
+"""Reserved field ids of a position-delete file's columns (Iceberg spec, Reserved Field IDs)."""
+
+
+def _with_id(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={PYARROW_PARQUET_FIELD_ID_KEY: str(field_id).encode()})
+
+
+_DELETES = pa.schema([_with_id("file_path", pa.string(), PATH_ID), _with_id("pos", pa.int64(), POS_ID)])
+
+_OWNED = re.compile(r"/lw-(?P<topic>[0-9a-f]{16})-(?P<partition>\d+)-[0-9a-f]+\.parquet$")
+
+
+def topic_hash(topic: str) -> str:
+    """How a topic appears in file names."""
+    return blake2b(topic.encode(), digest_size=8).hexdigest()
+
+
+def owner_of(path: str) -> tuple[str, int] | None:
+    """(topic hash, Kafka partition) of a data file that a sink wrote, None for a foreign one."""
+    match = _OWNED.search(path)
+    return None if match is None else (match["topic"], int(match["partition"]))
+
+
+@dataclass(frozen=True)
+class StagedRows:
+    """A written data file and the rows in it, in row order."""
+
+    file: DataFile
+    rows: pa.Table
+
+
+class Staging:
+    """Writes files into one table, as its metadata stood when this was made."""
+
+    def __init__(self, metadata: TableMetadata, io: FileIO) -> None:
+        self._metadata = metadata
+        self._io = io
+        self._locations = load_location_provider(metadata.location, metadata.properties)
+        self._schema = metadata.schema()
+        self._arrow = _file_schema(self._schema)
+        self._statistics = compute_statistics_plan(self._schema, metadata.properties)
+        self._paths = parquet_path_to_id_mapping(self._schema)
+
+    def data_files(self, tp: TopicPartition, rows: pa.Table) -> Iterator[StagedRows]:
+        """Write the rows of one Kafka partition, split by table partition."""
+        table = self._fit(rows)
+        spec = self._metadata.spec()
+        if spec.is_unpartitioned():
+            parts: list[tuple[PartitionKey | None, pa.Table]] = [(None, table)]
+        else:
+            split = _determine_partitions(spec, self._schema, table)
+            parts = [(part.partition_key, part.arrow_table_partition) for part in split]
+        for key, part in parts:
+            if part.num_rows:
+                name = f"lw-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
+                path = self._locations.new_data_location(name, key)
+                size, parquet = self._write(path, part, ROWS_PER_ROW_GROUP)
+                statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
+                partition = key.partition if key else Record()
+                described = self._describe(
+                    DataFileContent.DATA, path, size, self._metadata.default_spec_id, partition,
+                    **statistics.to_serialized_dict(),
+                )  # fmt: skip
+                yield StagedRows(described, part)
+
+    def position_deletes(
+        self, paths: npt.NDArray[Any], rows: npt.NDArray[np.uint32], spec_id: int, partition: Record
+    ) -> DataFile:
+        """Write one delete file over (path, row) pairs whose data files all have this spec and partition."""
+        table = pa.table([pa.array(paths, pa.string()), pa.array(rows.astype(np.int64))], schema=_DELETES)
+        table = table.sort_by([("file_path", "ascending"), ("pos", "ascending")])
+        path = self._locations.new_data_location(f"lw-deletes-{uuid4().hex}.parquet")
+        size, _ = self._write(path, table, len(table))
+        first, last = table.column("file_path")[0].as_py(), table.column("file_path")[-1].as_py()
+        return self._describe(
+            DataFileContent.POSITION_DELETES, path, size, spec_id, partition,
+            record_count=len(table),
+            # with equal bounds readers know that the file concerns one data file only
+            lower_bounds={PATH_ID: to_bytes(StringType(), first), POS_ID: to_bytes(LongType(), int(rows.min()))},
+            upper_bounds={PATH_ID: to_bytes(StringType(), last), POS_ID: to_bytes(LongType(), int(rows.max()))},
+            value_counts={PATH_ID: len(table), POS_ID: len(table)},
+            null_value_counts={PATH_ID: 0, POS_ID: 0},
+        )  # fmt: skip
+
+    def discard(self, files: list[DataFile]) -> None:
+        """Remove files that will never be committed."""
+        for file in files:
+            self._io.delete(file.file_path)
+
+    def _fit(self, rows: pa.Table) -> pa.Table:
+        """The rows with the table's columns, in its order; columns that they lack are null."""
+        n = rows.num_rows
+        columns = []
+        for field in self._arrow:
+            if field.name not in rows.column_names:
+                columns.append(pa.nulls(n, field.type))
+                continue
+            column = rows.column(field.name)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        return pa.table(columns, schema=self._arrow)
+
+    def _write(self, path: str, table: pa.Table, rows_per_group: int) -> tuple[int, pq.FileMetaData]:
+        with (
+            self._io.new_output(path).create(overwrite=True) as stream,
+            pq.ParquetWriter(
+                stream,
+                table.schema,
+                compression=COMPRESSION,
+                compression_level=LEVEL,
+                store_decimal_as_integer=True,  # Iceberg spec, Appendix A: decimals up to 18 digits are int32, int64
+            ) as writer,
+        ):
+            writer.write_table(table, row_group_size=rows_per_group)
+            writer.close()
+            size = int(stream.tell())
+            return size, writer.writer.metadata
+
+    def _describe(
+        self, content: DataFileContent, path: str, size: int, spec_id: int, partition: Record, **statistics: Any
+    ) -> DataFile:
+        file = DataFile.from_args(
+            _table_format_version=self._metadata.format_version,
+            content=content,
+            file_path=path,
+            file_format=FileFormat.PARQUET,
+            partition=partition,
+            file_size_in_bytes=size,
+            sort_order_id=None,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics,
+        )
+        file.spec_id = spec_id
+        return file
+
+
+def _file_schema(schema: Schema) -> pa.Schema:
+    """The Arrow schema of data files, with field ids; text and bytes with 32-bit offsets, as they arrive."""
+    small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+    fields = schema_to_pyarrow(schema, include_field_ids=True)
+    return pa.schema([field.with_type(small.get(field.type, field.type)) for field in fields])

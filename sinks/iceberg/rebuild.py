@@ -1,0 +1,91 @@
+"""Rebuilding the key index of a Kafka partition from the table: the live rows' keys and their positions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
+from pyiceberg.manifest import DataFile, DataFileContent
+from pyiceberg.table import Table
+
+from config.errors import PipelineStopped
+from sinks.iceberg.files import owner_of
+from sinks.iceberg.live_files import live_entries
+from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
+
+FileKeys = tuple[str, pa.Table, npt.NDArray[Any]]
+"""A file's path, its live rows' keys, and their positions."""
+
+
+def live_keys(table: Table, key: tuple[str, ...], tp: TopicPartition, paths: set[str]) -> Iterator[FileKeys]:
+    """The keys of the rows of `tp` in these data files, without those that position deletes took away."""
+    files: list[DataFile] = []
+    deletes: list[DataFile] = []
+    for entry in live_entries(table.metadata, table.io):
+        if entry.data_file.content == DataFileContent.DATA:
+            if entry.data_file.file_path in paths:
+                files.append(entry.data_file)
+        else:
+            deletes.append(entry.data_file)
+    gone = _deleted_positions(table.io, deletes, paths)
+    names = {table.schema().find_field(name).field_id: name for name in (*key, CDC_TOPIC, CDC_PARTITION)}
+    for file in files:
+        rows = _read(table.io, file.file_path, names)
+        alive = np.ones(rows.num_rows, dtype=bool)
+        for positions in gone.get(file.file_path, ()):
+            alive[positions] = False
+        if owner_of(file.file_path) is None:  # a file that another engine rewrote may mix partitions
+            _check_owned(rows, file.file_path)
+            of_topic = pc.equal(rows.column(CDC_TOPIC), tp.topic)
+            of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
+            alive &= pc.fill_null(pc.and_(of_topic, of_partition), False).to_numpy()
+        positions = np.flatnonzero(alive).astype(np.uint32)
+        if len(positions):
+            yield file.file_path, rows.select(list(key)).take(pa.array(positions)), positions
+
+
+def _check_owned(rows: pa.Table, path: str) -> None:
+    """Rows that another writer inserted say nothing of a Kafka partition: no worker could ever update them."""
+    owned = CDC_TOPIC in rows.column_names and CDC_PARTITION in rows.column_names
+    if not owned or rows.column(CDC_TOPIC).null_count or rows.column(CDC_PARTITION).null_count:
+        raise PipelineStopped(
+            f"{path} holds rows without {CDC_TOPIC} and {CDC_PARTITION}, inserted by another writer: their keys could"
+            " never be updated. Delete those rows, or bring them in through the source, then restart"
+        )
+
+
+def _deleted_positions(io: FileIO, deletes: list[DataFile], paths: set[str]) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """Positions per data file. A delete file can only name files that were there before it, so all of them apply."""
+    gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
+    for file in deletes:
+        with io.new_input(file.file_path).open() as stream:
+            table = pq.read_table(stream, columns=["file_path", "pos"])
+        table = table.sort_by("file_path")
+        encoded = table.column("file_path").combine_chunks().dictionary_encode()
+        positions = table.column("pos").to_numpy()
+        codes = encoded.indices.to_numpy()
+        bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
+        for number, path in enumerate(encoded.dictionary.to_pylist()):
+            if path in paths:
+                gone[path].append(positions[bounds[number] : bounds[number + 1]])
+    return gone
+
+
+def _read(io: FileIO, path: str, names: dict[int, str]) -> pa.Table:
+    """Columns of a data file by field id (a column may have been named otherwise when it was written)."""
+    with io.new_input(path).open() as stream:
+        parquet = pq.ParquetFile(stream)
+        ids = {
+            int((field.metadata or {}).get(PYARROW_PARQUET_FIELD_ID_KEY, b"-1")): field.name
+            for field in parquet.schema_arrow
+        }
+        table = parquet.read(columns=[ids[field_id] for field_id in names if field_id in ids])
+    return table.rename_columns([names[field_id] for field_id in names if field_id in ids])

@@ -1,0 +1,279 @@
+"""The Iceberg sink: append, and upsert by position deletes from the key index. See `sinks.base` for the contract.
+
+`write` is one loop: look at the table, trim the batch to what it lacks, stage the files, publish. A conflict, or an
+answer that was lost, leads back to the loop's head, where the table itself says what has landed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table, Transaction
+
+from config.errors import ConfigurationError, DestinationChanged, Unavailable, UnsupportedChange
+from config.pipeline import IcebergConfig
+from sinks.base import Batch, Receipt, Sink, Target
+from sinks.evolution import Evolution, evolve
+from sinks.iceberg import commit
+from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
+from sinks.iceberg.files import Staging
+from sinks.iceberg.live_files import LiveFiles
+from sinks.iceberg.schema import (
+    TABLE_PROPERTIES,
+    check_fits,
+    check_key,
+    new_schema,
+    new_spec,
+    source_columns,
+    stored_type,
+)
+from sinks.iceberg.state import SinkState, offsets_key
+from sinks.iceberg.upsert import RowDelta, Upserts
+from sinks.reduce import check_partition_counts, union_changelog
+from sources.changes import TopicPartition
+from tables.key_index import KeyIndex
+
+log = structlog.get_logger("lakeward.iceberg")
+
+COMMIT_ATTEMPTS = 30
+"""Conflicts before `write` gives the batch back as Unavailable; workers of one table conflict all the time."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files written for a batch, for one schema of the table; `delta` is what the key index learns of them."""
+
+    batch: Batch
+    schema_id: int
+    files: list[DataFile]
+    delta: RowDelta | None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A commit that was sent and whose answer isn't known yet."""
+
+    snapshot_id: int
+    staged: Staged
+
+
+class IcebergSink(Sink):
+    """One Iceberg table. `index` is needed in upsert mode, and closed with the sink."""
+
+    def __init__(self, config: IcebergConfig, target: Target, index: KeyIndex | None) -> None:
+        if config.write_mode == "upsert" and index is None:
+            raise ConfigurationError(f"sink {target.sink_id}: upsert needs a key index")
+        self.target = target
+        self._config = config
+        self._index = index
+        self._identifier = tuple(target.name.rsplit(".", 1))
+        self._catalog: Catalog | None = None
+        self._table: Table | None = None
+        self._table_uuid: str | None = None
+        self._seen: dict[TopicPartition, int] = {}
+        self._live = LiveFiles()
+        self._upserts = Upserts(index, self._live, offsets_key(target)) if index else None
+        self._sent: Sent | None = None
+        self._spare: Staged | None = None
+
+    # -- the contract
+
+    def open(self) -> None:
+        if self._catalog is None:
+            self._catalog = connect(self._config)
+        with sorted_errors(self._config):
+            table = self._load()
+        if table is None and not self._config.auto_create_table:
+            raise ConfigurationError(
+                f"table {self.target.name} doesn't exist and auto_create_table is false; create it, or set it to true"
+            )
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        with sorted_errors(self._config):
+            table = self._load()
+        if table is None:
+            return {}
+        state = self._state(table)
+        return {tp: state.offsets[tp] for tp in partitions if tp in state.offsets}
+
+    def write(self, batch: Batch) -> Receipt:
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                with sorted_errors(self._config):
+                    return self._attempt(batch)
+            except CommitConflict as conflict:
+                log.info("iceberg.conflict", table=self.target.name, attempt=attempt + 1, reason=str(conflict))
+                self._table = None
+                time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
+            except CommitUnknown as error:
+                self._table = None
+                raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error
+            except Unavailable:
+                self._table = None  # the commit may have landed: the next attempt looks
+                raise
+        raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
+
+    def close(self) -> None:
+        if self._index is not None and self._upserts is not None:
+            self._upserts = None
+            self._index.close()
+
+    # -- one attempt
+
+    def _attempt(self, batch: Batch) -> Receipt:
+        table = self._table or self._load()
+        if table is None and not batch.changes:
+            # No columns are known to create it with. Nothing is lost if these offsets are read again.
+            return Receipt({tp: span.next for tp, span in batch.ranges.items()}, None, datetime.now(UTC), 0)
+        table = table or self._create(batch)
+        state = self._state(table)
+        self._settle(table)
+        todo = batch.trim(state.offsets)
+        if not todo.ranges:
+            return self._receipt(batch, state, None, 0)
+        keyed = self._upserts is not None
+        check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
+        plan = self._evolution(table, state, todo)
+        transaction = commit.evolved(table, plan.add)
+        staged = self._stage(table, transaction, state, todo)
+        after = state.after(todo, plan.schema_ids)
+        prepared = commit.prepare(transaction, table, staged.files, after.entries(self.target))
+        self._sent = Sent(prepared.snapshot_id, staged)
+        try:
+            with sorted_errors(self._config):
+                commit.publish(table, prepared)
+        except CommitConflict:
+            self._sent, self._spare = None, staged
+            prepared.manifests.discard()
+            raise
+        self._settle(table)
+        self._table = table
+        self._seen = dict(after.offsets)
+        return self._receipt(batch, after, prepared.snapshot_id, todo.num_rows)
+
+    def _settle(self, table: Table) -> None:
+        """Take in a commit that was sent, once the table shows that it landed (or didn't)."""
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return
+        if table.metadata.snapshot_by_id(sent.snapshot_id) is None:
+            return  # its files may still be referenced by a commit on its way: they are left to orphan removal
+        if table.metadata.current_snapshot_id == sent.snapshot_id:
+            self._live.committed(sent.snapshot_id, sent.staged.files)
+            if self._upserts is not None and sent.staged.delta is not None:
+                self._upserts.landed(sent.staged.delta, sent.staged.batch)
+
+    def _stage(self, table: Table, transaction: Transaction, state: SinkState, batch: Batch) -> Staged:
+        """The files of `batch`: those of an attempt that came second, if they are still right, else new ones."""
+        changed = self._catch_up(table, state, batch)
+        spare, self._spare = self._spare, None
+        metadata = transaction.table_metadata
+        staging = Staging(metadata, table.io)
+        if spare is not None:
+            if not changed and spare.batch.ranges == batch.ranges and spare.schema_id == metadata.current_schema_id:
+                return spare
+            staging.discard(spare.files)
+        if self._upserts is not None:
+            delta = self._upserts.stage(staging, batch)
+            return Staged(batch, metadata.current_schema_id, delta.files, delta)
+        files = []
+        for tp in batch.ranges:
+            changes = [change for change in batch.changes if change.tp == tp]
+            if any(change.rows.num_rows for change in changes):
+                files += [rows.file for rows in staging.data_files(tp, union_changelog(changes))]
+        return Staged(batch, metadata.current_schema_id, files, None)
+
+    def _catch_up(self, table: Table, state: SinkState, batch: Batch) -> bool:
+        """Bring the key index in step with the table; True if it had to change."""
+        if self._upserts is None:
+            return False
+        for change in batch.changes:
+            check_key(table, self.target.name, change.schema.key, change.topic)
+        return self._upserts.catch_up(table, state, batch, tuple(sorted(table.schema().identifier_field_names())))
+
+    def _evolution(self, table: Table, state: SinkState, batch: Batch) -> Evolution:
+        return evolve(
+            self.target.name,
+            source_columns(table),
+            state.schema_ids,
+            batch.changes,
+            shared=len(self.target.topics) > 1,
+            stored=stored_type,
+        )
+
+    # -- the table
+
+    def _load(self) -> Table | None:
+        """The table, freshly read; None if there is none. Refuses one that doesn't fit, or that was replaced."""
+        catalog = self._catalog
+        if catalog is None:
+            raise Unavailable(f"sink {self.target.sink_id} isn't open")
+        try:
+            table = catalog.load_table(self._identifier)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            table = None
+        uuid = None if table is None else str(table.metadata.table_uuid)
+        if self._table_uuid is not None and uuid != self._table_uuid:
+            raise DestinationChanged(
+                f"table {self.target.name} was {'dropped' if table is None else 'replaced'} while the pipeline wrote"
+                " into it; restart the pipeline to begin it anew"
+            )
+        if table is not None and self._table_uuid is None:
+            check_fits(self._config, table, self.target.name)
+            self._table_uuid = uuid
+        self._table = table
+        return table
+
+    def _create(self, batch: Batch) -> Table:
+        assert self._catalog is not None
+        if not self._config.auto_create_table:
+            raise ConfigurationError(f"table {self.target.name} doesn't exist and auto_create_table is false")
+        first = batch.changes[0].schema
+        keyed = self._upserts is not None
+        if keyed and not first.key:
+            raise UnsupportedChange(
+                f"topic {batch.changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
+                " give it one, or use write_mode: append"
+            )
+        schema = new_schema(first.columns, first.key if keyed else ())
+        spec = new_spec(self._config, schema, self.target.name)
+        with suppress(NamespaceAlreadyExistsError):
+            self._catalog.create_namespace(self._identifier[0])
+        try:
+            properties = {**TABLE_PROPERTIES, **self._config.table_properties}
+            self._catalog.create_table(self._identifier, schema, partition_spec=spec, properties=properties)
+            log.info("iceberg.table_created", table=self.target.name, columns=schema.column_names)
+        except TableAlreadyExistsError:
+            pass  # another worker was faster
+        table = self._load()
+        if table is None:
+            raise Unavailable(f"table {self.target.name} was created and isn't there")
+        return table
+
+    def _state(self, table: Table) -> SinkState:
+        state = SinkState.read(table.metadata, self.target)
+        lost = [tp for tp in self._seen if tp not in state.offsets]
+        if lost:
+            raise DestinationChanged(
+                f"table {self.target.name} lost its offsets of {lost[0].topic}/{lost[0].partition} while the pipeline"
+                " wrote into it; restore the snapshot or property that held them, or start from a new table"
+            )
+        return state
+
+    def _receipt(self, batch: Batch, state: SinkState, version: int | None, rows: int) -> Receipt:
+        offsets = {tp: state.offsets[tp] for tp in batch.ranges if tp in state.offsets}
+        return Receipt(offsets, version, datetime.now(UTC), rows)
