@@ -39,9 +39,10 @@ class JsonReader:
 
     def __init__(self, type_: ConnectType) -> None:
         self.type = type_
-        names = "|".join(sorted({re.escape(name) for name in _float_fields(type_)}))
-        # JsonConverter writes these floats as texts; Arrow's reader takes them bare
-        self._specials = re.compile(f'"({names})":"(NaN|-?Infinity)"'.encode()) if names else None
+        names = "|".join(sorted(re.escape(name) for name in _float_fields(type_)))
+        # a float's value, or an array of floats: nothing but numbers, null and the special texts is in its brackets
+        pattern = f'"(?:{names})":(?:"(?:NaN|-?Infinity)"|\\[[\\[\\],0-9eE+.\\-"nulNaIfity]*\\])'
+        self._specials = re.compile(pattern.encode()) if names else None
 
     def read(
         self, frames: Frames, rows: npt.NDArray[np.intp], want: Want
@@ -77,7 +78,8 @@ class JsonReader:
         """The lines as a table of `rows` rows, or what is wrong with them."""
         body = text.tobytes()
         if self._specials is not None and (b'"NaN"' in body or b'Infinity"' in body):
-            body = self._specials.sub(rb'"\1":\2', body)
+            # JsonConverter writes these floats as texts; Arrow's reader takes them bare
+            body = self._specials.sub(lambda found: _SPECIAL.sub(rb"\1", found[0]), body)
         try:
             table = pj.read_json(
                 pa.BufferReader(body),
@@ -114,9 +116,17 @@ class JsonReader:
         return alone
 
 
+_SPECIAL = re.compile(rb'"(NaN|-?Infinity)"(?!:)')
+
+
 def _float_fields(type_: ConnectType) -> set[str]:
-    found = {name for name, child in type_.fields if child.kind in ("float32", "float64")}
+    """The names of all fields that hold floats or arrays of floats."""
+    found = {name for name, child in type_.fields if _innermost(child).kind in ("float32", "float64")}
     return found.union(*(_float_fields(child) for _, child in type_.fields))
+
+
+def _innermost(type_: ConnectType) -> ConnectType:
+    return _innermost(type_.items) if type_.kind == "array" and type_.items else type_
 
 
 def _wanted(struct: ConnectType, want: Want) -> list[pa.Field]:
