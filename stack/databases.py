@@ -13,25 +13,31 @@ import asyncpg
 import pymysql
 
 from stack.errors import StackError
-from stack.service import ProcessService, account, own_folder
+from stack.layout import Account, account, own_folder
+from stack.service import ProcessService, launched
 
 DATABASE = "cdc_demo"
 USER = "cdc_user"
 PASSWORD = "cdc_password"
 
+FOLDER = "{data}"
+"""Stands for the data folder in a set-up command."""
+
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 
 
-async def run(command: list[str], *, user: str | None, failure: str) -> None:
-    """Run a first-time set-up command, as `user` if we are root."""
-    if user is not None and os.getuid() == 0:
-        command = ["setpriv", f"--reuid={user}", f"--regid={account(user).gid}", "--clear-groups", *command]
+async def make_data(data: Path, user: Account, command: list[str], failure: str) -> None:
+    """Make a database's data folder: `command` fills one beside it, which is renamed when it is whole."""
+    beside = data.with_name(f".{data.name}.{os.getpid()}")
+    own_folder(beside, user)
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
+        *launched([argument.replace(FOLDER, str(beside)) for argument in command], user),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=beside,
+    )  # fmt: skip
     output, _ = await process.communicate()
     if process.returncode:
         raise StackError(f"{failure}:\n{output.decode(errors='replace')[-2000:]}")
+    beside.rename(data)
 
 
 def program(name: str, *places: Path) -> str:
@@ -60,27 +66,17 @@ class PostgresServer(ProcessService):
     async def prepare(self) -> None:
         """initdb, once; the port may differ from run to run."""
         data = self.layout.data(self.name)
-        user = account(*self.users)
-        if not (data / "PG_VERSION").exists():
-            shutil.rmtree(data, ignore_errors=True)
-            own_folder(data, user)
-            initdb = program("initdb", POSTGRES_BIN)
-            command = [
-                *(initdb, "-D", str(data), "-U", "postgres"),
-                "--auth=trust",
-                "-E",
-                "UTF8",
-                "--locale=C.UTF-8",
-                "-N",
-            ]
-            await run(command, user=user.name, failure="postgres: initdb failed")
+        if not data.exists():
+            command = [program("initdb", POSTGRES_BIN), "-D", FOLDER, "-U", "postgres", "--auth=trust"]
+            command += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+            await make_data(data, account(*self.users), command, f"{self.name}: initdb failed")
 
     def command(self) -> list[str]:
         data = self.layout.data(self.name)
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
-            "unix_socket_directories": data,
+            "unix_socket_directories": "",  # a socket's path may have 107 bytes; the state folder may lie deeper
             "synchronous_commit": "off",
             **self.settings,
         }
@@ -146,13 +142,10 @@ class MariaDb(ProcessService):
     async def prepare(self) -> None:
         """mariadb-install-db, once."""
         data = self.layout.data(self.name)
-        user = account(*self.users)
-        if not (data / "mysql").exists():
-            shutil.rmtree(data, ignore_errors=True)
-            own_folder(data, user)
-            command = [program("mariadb-install-db"), "--no-defaults", f"--datadir={data}", f"--user={user.name}"]
+        if not data.exists():
+            command = [program("mariadb-install-db"), "--no-defaults", f"--datadir={FOLDER}"]
             command += ["--auth-root-authentication-method=normal", "--skip-test-db"]
-            await run(command, user=None, failure="mariadb: mariadb-install-db failed")
+            await make_data(data, account(*self.users), command, "mariadb: mariadb-install-db failed")
 
     def command(self) -> list[str]:
         data = self.layout.data(self.name)
@@ -160,7 +153,7 @@ class MariaDb(ProcessService):
             program("mariadbd", Path("/usr/sbin")),
             "--no-defaults",
             f"--datadir={data}",
-            f"--socket={data}/mariadb.sock",
+            "--socket=mariadb.sock",  # in the data folder, relative: a socket's path may have 107 bytes
             f"--pid-file={data}/mariadb.pid",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 
 from stack import dist
-from stack.service import ProcessService, write_whole
+from stack.layout import write_whole
+from stack.service import ProcessService
 from stack.streaming import java, properties
 
 BUCKET = "lakehouse"

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,10 +21,14 @@ from typing import Any
 
 import psutil
 
-from stack import dist
+from stack import dist, supervisors
 from stack.errors import StackError
-from stack.service import Layout, account, alive, write_whole
+from stack.layout import Layout, account, barrier, write_whole
+from stack.ports import free_ports, refuse_taken
 from stack.supervisor import SERVICES, with_needs
+
+UP_TIMEOUT = 300.0
+"""Seconds for all services to get ready; each has a shorter limit of its own from its launch on."""
 
 
 @dataclass(frozen=True)
@@ -77,65 +80,78 @@ def up(
     with _locked(state):
         running = {name for name, status in statuses(state).items() if status["state"] != "failed"}
         missing = [name for name in wanted if name not in running]
+        if running:
+            ports = json.loads((state / "ports.json").read_text())
         if missing:
-            _reachable(state, missing)
+            _refuse_unreachable(state, missing)
+            supervisors.await_leftovers(state, say)
+            refuse_taken({port: ports[port] for name in missing for port in SERVICES[name].port_names})
             dist.prepare(tuple({c.name: c for name in missing for c in SERVICES[name].components}.values()), say)
-            if not running:
-                write_whole(state / "ports.json", json.dumps(ports))
-            _start(state, missing, owner, say)
-        endpoints = {name: status["endpoint"] for name, status in statuses(state).items() if "endpoint" in status}
+            write_whole(state / "ports.json", json.dumps(ports))
+        _start(Layout(state, ports), missing, set(wanted), owner, say)
+        endpoints = {name: status["endpoint"] for name, status in statuses(state).items() if status["state"] == "ready"}
         write_whole(state / "endpoints.json", json.dumps(endpoints, indent=1))
     return Endpoints({name: Endpoint.parse(fields) for name, fields in endpoints.items()})
 
 
 def down(state: Path, say: Callable[[str], None]) -> None:
-    """Stop every service of this state, the youngest supervisor first."""
+    """Stop every service of this state, the youngest supervisor first; returns when their processes are gone."""
     state = state.resolve()
     if not state.exists():
         return
     with _locked(state):
-        supervisors: dict[int, list[str]] = {}
-        for name, status in statuses(state).items():
-            supervisors.setdefault(status["supervisor"], []).append(name)
-        for pid in sorted(supervisors, key=_age, reverse=True):
-            _stop(pid)
-            say(f"stopped {', '.join(supervisors[pid])}")
+        found = statuses(state)
+        for supervisor in supervisors.living(state):
+            supervisors.stop(supervisor)
+            names = [name for name, status in found.items() if status["supervisor"] == supervisor.pid]
+            say(f"stopped {', '.join(names)}")
+        supervisors.await_leftovers(state, say)
         shutil.rmtree(state / "services", ignore_errors=True)
         (state / "endpoints.json").unlink(missing_ok=True)
 
 
 def wipe(state: Path) -> None:
     """Forget a stopped stack's data (downloads stay). Raises StackError while it runs."""
-    if statuses(state):
+    state = state.resolve()
+    if supervisors.living(state):
         raise StackError(f"the stack in {state} is running; stop it by `cdc stack down` first")
+    supervisors.await_leftovers(state, lambda _: None)
     for folder in ("data", "logs", "conf", "services"):
         shutil.rmtree(state / folder, ignore_errors=True)
 
 
 def statuses(state: Path) -> dict[str, dict[str, Any]]:
     """What living supervisors tell of their services, by name in starting order."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in (state / "services").glob("[!.]*.json"):
-        try:
-            status = json.loads(path.read_text())
-        except FileNotFoundError:
-            continue  # its supervisor is just stopping it
-        if alive(status):
-            found[status["name"]] = status
-    return {name: found[name] for name in SERVICES if name in found}
+    state = state.resolve()
+    living = {supervisor.pid for supervisor in supervisors.living(state)}
+    found = supervisors.told(state)
+    return {name: found[name] for name in SERVICES if name in found and found[name]["supervisor"] in living}
 
 
 @contextmanager
 def running_stack(names: set[str], say: Callable[[str], None] = print) -> Iterator[Endpoints]:
     """A stack of its own on free ports, with its data in a folder of its own, gone afterwards."""
-    from stack.ports import free_ports
+    with own_state("runs") as state:
+        yield up(state, names, ports=free_ports(), say=say, owner=os.getpid())
 
-    state = dist.REPOSITORY / ".stack" / "runs" / str(os.getpid())
+
+@contextmanager
+def own_state(kind: str) -> Iterator[Path]:
+    """A state folder for this process alone; its stack is stopped and its data removed afterwards.
+
+    Removes what processes that were killed have left of this kind.
+    """
+    home = dist.REPOSITORY / ".stack" / kind
+    home.mkdir(parents=True, exist_ok=True)
+    for folder in home.iterdir():
+        if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)) and not supervisors.living(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    state = home / str(os.getpid())
     shutil.rmtree(state, ignore_errors=True)
     try:
-        yield up(state, names, ports=free_ports(), say=say, owner=os.getpid())
+        yield state
     finally:
-        down(state, say)
+        down(state, lambda _: None)
         shutil.rmtree(state, ignore_errors=True)
 
 
@@ -146,60 +162,64 @@ def _locked(state: Path) -> Iterator[None]:
         yield
 
 
-def _start(state: Path, names: list[str], owner: int, say: Callable[[str], None]) -> None:
-    for folder in ("logs", "services", "data", "conf"):
-        (state / folder).mkdir(exist_ok=True)
-    layout = Layout(state, json.loads((state / "ports.json").read_text()))
-    for name in names:
-        layout.status(name).unlink(missing_ok=True)
-    log = layout.log("supervisor")
-    with log.open("ab") as output:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "stack.supervisor", str(state), str(owner), *names],
-            cwd=dist.REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    began, waiting = monotonic(), set(names)
-    while waiting:
-        for name in sorted(waiting):
-            try:
-                status = json.loads(layout.status(name).read_text())
-            except FileNotFoundError:
-                continue
-            if status["state"] == "ready":
-                say(f"{name:<16} ready after {monotonic() - began:5.1f} s on port {status['port']}")
-                waiting.discard(name)
-            elif status["state"] == "failed":
-                supervisor.wait(60)
+def _start(layout: Layout, missing: list[str], wanted: set[str], owner: int, say: Callable[[str], None]) -> None:
+    """Start a supervisor for the missing services; returns when all that are wanted are ready."""
+    supervisor = None
+    if missing:
+        for folder in ("logs", "services", "data", "conf"):
+            (layout.state / folder).mkdir(exist_ok=True)
+        (layout.state / "data").chmod(0o755)  # databases' users pass through it, whatever the umask
+        for name in missing:
+            layout.status(name).unlink(missing_ok=True)
+        with layout.log("supervisor").open("ab") as output:
+            supervisor = subprocess.Popen(
+                [sys.executable, "-m", "stack.supervisor", str(layout.state), str(owner), *missing],
+                cwd=dist.REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
+    try:
+        _await_ready(layout, set(missing), wanted, supervisor, say)
+    except BaseException:  # Ctrl-C too: what didn't get ready doesn't stay
+        if supervisor is not None:
+            supervisors.stop(psutil.Process(supervisor.pid))
+        raise
+
+
+def _await_ready(
+    layout: Layout,
+    missing: set[str],
+    wanted: set[str],
+    supervisor: subprocess.Popen[bytes] | None,
+    say: Callable[[str], None],
+) -> None:
+    began, waiting = monotonic(), set(wanted)
+    while True:
+        ended = supervisor is not None and supervisor.poll() is not None
+        found = supervisors.told(layout.state)
+        for name in sorted(waiting & found.keys()):
+            status = found[name]
+            if status["state"] == "failed":
                 raise StackError(status["error"])
-        if waiting and supervisor.poll() is not None:
-            raise StackError(f"the supervisor ended with status {supervisor.returncode}; see {log}")
+            if status["state"] == "ready":
+                waiting.discard(name)
+                if name in missing:
+                    say(f"{name:<16} ready after {monotonic() - began:5.1f} s on port {status['port']}")
+        if not waiting:
+            return
+        if ended:
+            raise StackError(f"the supervisor ended before all services were ready; see {layout.log('supervisor')}")
+        if monotonic() - began > UP_TIMEOUT:
+            logs = ", ".join(str(layout.log(name)) for name in sorted(waiting))
+            raise StackError(f"{', '.join(sorted(waiting))} not ready after {UP_TIMEOUT:.0f} s; see {logs}")
         sleep(0.05)
 
 
-def _stop(pid: int) -> None:
-    process = psutil.Process(pid)
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(90)
-    except psutil.TimeoutExpired:
-        process.kill()
-
-
-def _age(pid: int) -> float:
-    return float(psutil.Process(pid).create_time())
-
-
-def _reachable(state: Path, names: list[str]) -> None:
+def _refuse_unreachable(state: Path, names: list[str]) -> None:
     """Databases run as users of their own when we are root: each folder above their data must let them pass."""
     for name in names:
         user = account(*SERVICES[name].users)
-        if user.uid == os.getuid():
-            continue
-        for folder in (state, *state.parents):
-            status = folder.stat()
-            passes = status.st_mode & 0o001 or (status.st_uid == user.uid and status.st_mode & 0o100)
-            if not passes and not (status.st_gid == user.gid and status.st_mode & 0o010):
-                raise StackError(
-                    f"{name} runs as user {user.name}, who can't enter {folder}: `chmod o+x {folder}`, or use another"
-                    " folder by --state"
-                )
+        folder = barrier(state, user) if user.uid != os.getuid() else None
+        if folder is not None:
+            raise StackError(
+                f"{name} runs as user {user.name}, who can't enter {folder}: `chmod o+x {folder}`, or use another"
+                " folder by --state"
+            )

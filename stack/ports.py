@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import psutil
 
+from stack.errors import StackError
+
 DEFAULT_PORTS: Mapping[str, int] = {
     "kafka": 9092,
     "kafka-controller": 9093,
@@ -55,6 +57,16 @@ def owner(port: int) -> str:
     for connection in psutil.net_connections("tcp"):
         address = connection.laddr
         if connection.status == psutil.CONN_LISTEN and connection.pid and address and address.port == port:
-            process = psutil.Process(connection.pid)
-            return f"{process.name()} (pid {process.pid}, user {process.username()})"
+            try:
+                process = psutil.Process(connection.pid)
+                return f"{process.name()} (pid {process.pid}, user {process.username()})"
+            except psutil.Error:
+                break  # it ended, or may not be looked at
     return "a process of another user"
+
+
+def refuse_taken(wanted: Mapping[str, int]) -> None:
+    """Raises StackError, naming each taken port and who has it, unless all of these (by name) are free."""
+    taken = [f"port {port} (for {name}) is taken by {owner(port)}" for name, port in wanted.items() if listening(port)]
+    if taken:
+        raise StackError(f"{'; '.join(taken)}. Stop what has it, or shift the stack by --port-offset")

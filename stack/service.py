@@ -1,8 +1,9 @@
 """What every service of the stack is: a `mode` Service that supervises one real process.
 
 Starting one means: prepare (configuration, first-time data), launch, and poll `healthy` with backoff until it answers
-or the process dies. A process that dies later is restarted, up to `MAX_RESTARTS` times; its log file is appended to.
-Progress and state go to `services/<name>.json`, which `cdc stack up` and `status` read.
+or the process dies. A process that dies later is started again, up to `MAX_RESTARTS` times, while the other services
+go on; its log file is appended to. Progress and state go to `services/<name>.json`, which `cdc stack up` and `status`
+read.
 """
 
 from __future__ import annotations
@@ -10,72 +11,28 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
-import shutil
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, ClassVar
 
 import httpx
-import psutil
 from mode import Service
 
-from stack import ports
 from stack.dist import Component
 from stack.errors import StackError
+from stack.layout import Account, Layout, account, write_whole
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 MAX_RESTARTS = 5
 START_TIMEOUT = 120.0
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where one stack's state lies, and its ports."""
-
-    state: Path
-    ports: dict[str, int]
-
-    def data(self, name: str) -> Path:
-        """A service's data folder."""
-        return self.state / "data" / name
-
-    def conf(self, name: str) -> Path:
-        """A service's generated configuration file."""
-        return self.state / "conf" / name
-
-    def log(self, name: str) -> Path:
-        """A service's log file."""
-        return self.state / "logs" / f"{name}.log"
-
-    def status(self, name: str) -> Path:
-        """The file in which a service tells its state."""
-        return self.state / "services" / f"{name}.json"
-
-
-@dataclass(frozen=True)
-class Account:
-    """A user that a process runs as."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-def account(*candidates: str) -> Account:
-    """The first of these users that exists if we are root (databases refuse to run as root), else ourselves."""
-    names = candidates if os.getuid() == 0 else ()
-    for name in names:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    me = pwd.getpwuid(os.getuid())
-    return Account(me.pw_name, me.pw_uid, me.pw_gid)
+def launched(command: list[str], user: Account, orphan_signal: signal.Signals = signal.SIGKILL) -> list[str]:
+    """The command, run as `user`, ended by `orphan_signal` when this process dies. Start it from the main thread."""
+    launcher = [sys.executable, "-S", "-E", str(LAUNCHER), str(os.getpid()), str(int(orphan_signal))]
+    return [*launcher, str(user.uid), str(user.gid), *command]
 
 
 class ProcessService(Service):
@@ -135,9 +92,8 @@ class ProcessService(Service):
         self._began = monotonic()
         self._tell("starting")
         try:
-            self._refuse_taken_ports()
             await self.prepare()
-            await self._launch()
+            await self._launch("starting")
             await self._until_healthy()
         except (StackError, OSError) as error:
             self._failed = True
@@ -149,59 +105,55 @@ class ProcessService(Service):
     async def on_stop(self) -> None:
         """Stop the process, by force if it doesn't in time."""
         await self._end()
-        self.layout.status(self.name).unlink(missing_ok=True)
 
-    async def stop_unless_failed(self) -> None:
-        """Stop; the status of one that failed stays, to be read."""
-        if self._failed:
-            await self._end()
-        else:
-            await self.stop()
+    async def on_shutdown(self) -> None:
+        """Stop what a restart that was under way has launched meanwhile; the status of one that failed stays."""
+        await self._end()
+        if not self._failed:
+            self.layout.status(self.name).unlink(missing_ok=True)
 
     @Service.task
     async def _watch(self) -> None:
-        while not self.should_stop:
+        while not self.should_stop and not self._failed:
             process = self._process
-            if process is None:
-                return
+            assert process is not None, "started before it is watched"
             await self.wait(process.wait())
-            if self.should_stop:
-                return
+            if not self.should_stop:
+                await self._restart(f"{self.name} ended with status {process.returncode}")
+
+    async def _restart(self, reason: str) -> None:
+        """Launch it again, also when a new start fails: a killed database may need a while to let go of its files."""
+        while self._restarts < MAX_RESTARTS:
             self._restarts += 1
-            reason = f"{self.name} ended with status {process.returncode}"
-            if self._restarts > MAX_RESTARTS:
-                self._tell(
-                    "failed", error=f"{reason}, {MAX_RESTARTS} restarts didn't help; see {self.layout.log(self.name)}"
-                )
-                return
             self._tell("restarting", error=reason)
             await self.sleep(0.2 * 2**self._restarts)
-            await self._launch()
-            await self._until_healthy()
-            self._tell("ready", restarts=self._restarts)
+            if self.should_stop:
+                return
+            try:
+                await self._launch("restarting", error=reason)
+                await self._until_healthy()
+            except (StackError, OSError) as error:
+                reason = str(error)
+                await self._end()
+                continue
+            self._tell("ready")
+            return
+        self._failed = True
+        self._tell("failed", error=f"{self.name}: {MAX_RESTARTS} restarts didn't help; {reason}")
 
-    def _refuse_taken_ports(self) -> None:
-        for name in self.port_names:
-            port = self.layout.ports[name]
-            if ports.listening(port):
-                raise StackError(
-                    f"{self.name}: port {port} is taken by {ports.owner(port)};"
-                    " stop it, or shift the stack by --port-offset"
-                )
-
-    async def _launch(self) -> None:
+    async def _launch(self, state: str, **details: str) -> None:
         user = account(*self.users)
         log = self.layout.log(self.name)
         log.touch()
-        os.chown(log, user.uid, user.gid) if os.getuid() == 0 else None
+        if os.getuid() == 0:
+            os.chown(log, user.uid, user.gid)
         with log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-S", "-E", str(LAUNCHER), str(int(self.orphan_signal)), str(user.uid), str(user.gid),
-                *self.command(),
+                *launched(self.command(), user, self.orphan_signal),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.layout.state,
                 env={**os.environ, **self.environment()}, start_new_session=True,
             )  # fmt: skip
-        self._tell("starting")
+        self._tell(state, **details)
 
     async def _until_healthy(self) -> None:
         process = self._process
@@ -241,6 +193,7 @@ class ProcessService(Service):
             "at": time(),
             "endpoint": self.endpoint(),
             "supervisor": os.getpid(),
+            "restarts": self._restarts,
             **details,
         }
         if self._process is not None:
@@ -251,24 +204,3 @@ class ProcessService(Service):
         log = self.layout.log(self.name)
         lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
         return "\n".join([f"{log} ends with:", *lines])
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that readers see the old or the new text, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.rename(path)
-
-
-def alive(status: dict[str, Any]) -> bool:
-    """Whether the supervisor that wrote a status still lives."""
-    pid = status.get("supervisor")
-    return isinstance(pid, int) and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def own_folder(path: Path, user: Account) -> None:
-    """Make a folder that belongs to a service's user."""
-    path.mkdir(parents=True, exist_ok=True)
-    if os.getuid() == 0:
-        shutil.chown(path, user.uid, user.gid)

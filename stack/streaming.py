@@ -15,7 +15,8 @@ from aiokafka.errors import KafkaError
 from stack import dist, versions
 from stack.databases import RegistryStorage
 from stack.errors import StackError
-from stack.service import Layout, ProcessService, write_whole
+from stack.layout import Layout, write_whole
+from stack.service import ProcessService
 
 LOG4J = """Configuration:
   status: WARN

@@ -1,8 +1,8 @@
 """The supervisor: the parent of the services that one `up` started. `python -m stack.supervisor STATE OWNER NAME…`.
 
-Starts them as their needs allow, keeps them running, and stops them in reverse on SIGTERM. When it dies, even by
-SIGKILL, the kernel ends its services (`stack/launch.py`). With an OWNER (a process id, 0 for none) it stops when that
-process is gone: a test run that is killed leaves nothing behind.
+Starts them as their needs allow, keeps them running, and stops them on SIGTERM, each after those that need it. When
+it dies, even by SIGKILL, the kernel ends its services (`stack/launch.py`). With an OWNER (a process id, 0 for none) it
+stops when that process is gone: a test run that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import psutil
 from stack.databases import MariaDb, Postgres, RegistryStorage
 from stack.errors import StackError
 from stack.lake import Catalog, ObjectStore
-from stack.service import Layout, ProcessService
+from stack.layout import Layout
+from stack.service import ProcessService
 from stack.streaming import Connect, Kafka, Registry
 
 SERVICES: dict[str, type[ProcessService]] = {
@@ -43,11 +44,31 @@ def with_needs(names: set[str]) -> list[str]:
 async def supervise(layout: Layout, names: list[str], owner: int) -> int:
     """Run these services until told to stop; 1 if one couldn't start."""
     services = {name: SERVICES[name](layout) for name in names}
-    ready = {name: asyncio.Event() for name in names}
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    starts = _start_all(services)
+    starting: asyncio.Future[Any] = asyncio.gather(*starts)
+    ending: asyncio.Future[Any] = asyncio.ensure_future(_until(stop, owner))
+    try:
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and (error := starting.exception()) is not None:
+            print(error, flush=True)  # noqa: T201 - the supervisor's log
+            return 1
+        await ending
+        return 0
+    finally:
+        # Those that are still starting are cancelled first: being stopped would look to them like a failed start,
+        # and `up` might report that instead of the cause.
+        for task in (ending, *starts):
+            task.cancel()
+        await asyncio.gather(ending, *starts, return_exceptions=True)
+        await _stop_all(services)
+
+
+def _start_all(services: dict[str, ProcessService]) -> list[asyncio.Task[None]]:
+    ready = {name: asyncio.Event() for name in services}
 
     async def start(name: str) -> None:
         for need in services[name].after:
@@ -56,22 +77,22 @@ async def supervise(layout: Layout, names: list[str], owner: int) -> int:
         await services[name].start()
         ready[name].set()
 
-    starting: asyncio.Future[Any] = asyncio.gather(*(start(name) for name in names))
-    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    failed = False
-    try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done() and starting.exception() is not None:
-            failed = True
-            print(f"{starting.exception()}", flush=True)  # noqa: T201 - the supervisor's log
-        else:
-            await _until(stop, owner)
-    finally:
-        starting.cancel()
-        stopping.cancel()
-        for name in reversed(names):
-            await services[name].stop_unless_failed()
-    return 1 if failed else 0
+    return [asyncio.create_task(start(name)) for name in services]
+
+
+async def _stop_all(services: dict[str, ProcessService]) -> None:
+    gone = {name: asyncio.Event() for name in services}
+
+    async def stop(name: str) -> None:
+        try:
+            for other in services:
+                if name in services[other].needs:
+                    await gone[other].wait()
+            await services[name].stop()
+        finally:
+            gone[name].set()
+
+    await asyncio.gather(*(stop(name) for name in services))
 
 
 async def _until(stop: asyncio.Event, owner: int) -> None:

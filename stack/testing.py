@@ -7,13 +7,11 @@ also when it is killed.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from stack import dist
-from stack.manager import Endpoint, Endpoints, down, up
+from stack.manager import Endpoint, Endpoints, own_state, up
 from stack.ports import free_ports
 
 StartServices = Callable[..., Endpoints]
@@ -22,32 +20,27 @@ StartServices = Callable[..., Endpoints]
 @pytest.fixture(scope="session")
 def start_services() -> Iterator[StartServices]:
     """A function that starts the named services, if they aren't running yet, and returns all endpoints."""
-    state = dist.REPOSITORY / ".stack" / "tests" / str(os.getpid())
-    shutil.rmtree(state, ignore_errors=True)
     ports = free_ports()
+    with own_state("tests") as state:
 
-    def start(*names: str) -> Endpoints:
-        return up(state, set(names), ports=ports, say=lambda _: None, owner=os.getpid())
+        def start(*names: str) -> Endpoints:
+            return up(state, set(names), ports=ports, say=lambda _: None, owner=os.getpid())
 
-    yield start
-    down(state, lambda _: None)
-    shutil.rmtree(state, ignore_errors=True)
+        yield start
 
 
-def _service(name: str) -> Callable[[StartServices], Endpoint]:
-    @pytest.fixture(scope="session", name=name.replace("-", "_"))
+def _service(service: str, fixture_name: str) -> Callable[[StartServices], Endpoint]:
+    @pytest.fixture(scope="session", name=fixture_name)
     def fixture(start_services: StartServices) -> Endpoint:
-        return start_services(name)[name]
+        return start_services(service)[service]
 
-    return fixture  # type: ignore[return-value]
+    return fixture
 
 
-kafka = _service("kafka")
-registry = _service("registry")
-connect = _service("connect")
-postgres = _service("postgres")
-mariadb = _service("mariadb")
-s3 = _service("s3")
-rest_catalog = pytest.fixture(scope="session", name="rest_catalog")(
-    lambda start_services: start_services("catalog")["catalog"]
-)
+kafka = _service("kafka", "kafka")
+registry = _service("registry", "registry")
+connect = _service("connect", "connect")
+postgres = _service("postgres", "postgres")
+mariadb = _service("mariadb", "mariadb")
+s3 = _service("s3", "s3")
+rest_catalog = _service("catalog", "rest_catalog")
