@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -24,54 +23,15 @@ from sources.debezium.connect_errors import (
     ConnectorFailed,
     ConnectorMissing,
     ConnectUnavailable,
-    summarise_trace,
 )
+from sources.debezium.connector_status import ConnectorStatus
 from sources.retries import retrying
-
-RUNNING = "RUNNING"
-FAILED = "FAILED"
 
 POLL_SECONDS = 0.25
 """How often `wait_until_running` asks."""
 
 STALE_FAILURE_SECONDS = 3.0
 """How long a FAILED state must last to be believed: after an update or a restart Connect still shows the old one."""
-
-
-@dataclass(frozen=True)
-class TaskStatus:
-    """One task of a connector. `trace` is the Java stack trace of a failed one, else empty."""
-
-    id: int
-    state: str
-    worker_id: str
-    trace: str = ""
-
-
-@dataclass(frozen=True)
-class ConnectorStatus:
-    """A connector and its tasks as Connect reports them (RUNNING, FAILED, PAUSED, UNASSIGNED, …)."""
-
-    name: str
-    state: str
-    worker_id: str
-    trace: str
-    tasks: tuple[TaskStatus, ...]
-
-    @property
-    def running(self) -> bool:
-        """Whether the connector and all of its tasks run; one without tasks does not."""
-        return self.state == RUNNING and bool(self.tasks) and all(task.state == RUNNING for task in self.tasks)
-
-    @property
-    def failure(self) -> str | None:
-        """Why it failed, in one line; None if nothing has."""
-        if self.state == FAILED:
-            return f"connector {self.name} failed: {summarise_trace(self.trace)}"
-        for task in self.tasks:
-            if task.state == FAILED:
-                return f"task {task.id} of connector {self.name} failed: {summarise_trace(task.trace)}"
-        return None
 
 
 class DebeziumClient:
@@ -144,14 +104,9 @@ class DebeziumClient:
     async def status(self, name: str) -> ConnectorStatus | None:
         """What the connector and its tasks are doing; None if Connect knows no status of it (yet)."""
         try:
-            body = await self._request("GET", _path(name, "status"))
+            return ConnectorStatus.parse(await self._request("GET", _path(name, "status")))
         except ConnectorMissing:
             return None
-        tasks = (TaskStatus(t["id"], t["state"], t["worker_id"], t.get("trace", "")) for t in body["tasks"])
-        connector = body["connector"]
-        return ConnectorStatus(
-            name, connector["state"], connector["worker_id"], connector.get("trace", ""), tuple(tasks)
-        )
 
     async def is_running(self, name: str) -> bool:
         """Whether the connector and all of its tasks run."""
