@@ -7,11 +7,13 @@ Nothing is decided from these numbers; a restart begins anew. The watermarks bes
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from threading import Lock
 from time import monotonic
 
 from agents.writer import Commit
+from config.errors import Unavailable
 from sources.changes import Chunk, DecodedChunk, TopicPartition
 
 RATE_WINDOW_SECONDS = 30.0
@@ -19,22 +21,27 @@ RATE_WINDOW_SECONDS = 30.0
 
 @dataclass
 class Rate:
-    """Rows per second over the last `RATE_WINDOW_SECONDS`."""
+    """Rows per second over the last `RATE_WINDOW_SECONDS`, or since this was made if that is shorter."""
 
+    _born: float = field(default_factory=monotonic)
     _events: deque[tuple[float, int]] = field(default_factory=deque)
     _sum: int = 0
 
     def add(self, rows: int) -> None:
         """Count `rows` now."""
+        self._forget()  # here too: where nobody asks for the rate, the events would pile up for ever
         self._events.append((monotonic(), rows))
         self._sum += rows
 
     def per_second(self) -> float:
         """The mean over the window."""
+        self._forget()
+        return self._sum / min(RATE_WINDOW_SECONDS, max(1.0, monotonic() - self._born))
+
+    def _forget(self) -> None:
         horizon = monotonic() - RATE_WINDOW_SECONDS
         while self._events and self._events[0][0] < horizon:
             self._sum -= self._events.popleft()[1]
-        return self._sum / RATE_WINDOW_SECONDS
 
 
 @dataclass
@@ -64,11 +71,14 @@ class TopicDecoding:
 
 @dataclass(frozen=True)
 class SinkError:
-    """The last error of a sink, and when (UTC)."""
+    """The last error of a sink, what caused it (outermost first), when (UTC), whether the sink tries again, and how
+    many errors it has had since this worker started."""
 
     message: str
     cause: str | None
     at: datetime
+    retried: bool
+    count: int
 
 
 @dataclass
@@ -79,18 +89,30 @@ class PipelineStats:
     progress: dict[tuple[str, TopicPartition], SinkProgress] = field(default_factory=dict)
     decoding: dict[str, TopicDecoding] = field(default_factory=dict)
     errors: dict[str, SinkError] = field(default_factory=dict)
+    commits: Counter[str] = field(default_factory=Counter)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def on_decoded(self, chunk: Chunk, decoded: DecodedChunk) -> None:
-        """Count a decoded chunk (once, however many sinks read it)."""
-        topic = self.decoding.setdefault(chunk.topic, TopicDecoding())
-        topic.records += len(chunk)
-        topic.changes += sum(change.rows.num_rows for change in decoded.changes)
-        topic.rejected += len(decoded.rejected)
-        topic.fallback += decoded.fallback_rows
-        topic.skipped.update(decoded.skipped)
+        """Count a decoded chunk (once, however many sinks read it). Called in the decoding threads."""
+        changes = sum(change.rows.num_rows for change in decoded.changes)
+        with self._lock:
+            topic = self.decoding.setdefault(chunk.topic, TopicDecoding())
+            topic.records += len(chunk)
+            topic.changes += changes
+            topic.rejected += len(decoded.rejected)
+            topic.fallback += decoded.fallback_rows
+            topic.skipped.update(decoded.skipped)
+
+    def decoded(self) -> dict[str, TopicDecoding]:
+        """The decoding counters by topic, as they are now."""
+        with self._lock:
+            return {
+                topic: replace(counters, skipped=Counter(counters.skipped)) for topic, counters in self.decoding.items()
+            }
 
     def on_commit(self, sink_id: str, commit: Commit) -> None:
         """Count a landed commit."""
+        self.commits[sink_id] += 1
         for tp in commit.ranges:
             progress = self.progress.setdefault((sink_id, tp), SinkProgress())
             progress.rows += commit.rows.get(tp, 0)
@@ -104,7 +126,27 @@ class PipelineStats:
 
     def on_error(self, sink_id: str, error: BaseException) -> None:
         """Remember a sink's last error with its cause."""
-        cause = error.__cause__ or error.__context__
+        before = self.errors.get(sink_id)
         self.errors[sink_id] = SinkError(
-            f"{type(error).__name__}: {error}", f"{type(cause).__name__}: {cause}" if cause else None, datetime.now(UTC)
+            _readable(error),
+            _causes(error),
+            datetime.now(UTC),
+            retried=isinstance(error, Unavailable),
+            count=before.count + 1 if before is not None else 1,
         )
+
+
+def _readable(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _causes(error: BaseException) -> str | None:
+    """What an error came from, down to the first one."""
+    found: list[str] = []
+    seen = {id(error)}
+    cause = error.__cause__ or error.__context__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        found.append(_readable(cause))
+        cause = cause.__cause__ or cause.__context__
+    return "; caused by ".join(found) or None

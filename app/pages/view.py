@@ -1,0 +1,81 @@
+"""What the pages read from a worker: its pipeline, the table `sink_watermarks`, Faust's state, the log's ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from app.application import LakewardApp
+from app.lag import CaughtUp, LogEnds
+from app.redaction import redactor
+from app.snapshot import Snapshot
+from app.stats import Feed, Situation, assemble
+from config.environment import Settings
+from sinks.factory import plan_tables
+from sources.changes import TopicPartition
+from sources.registry import transport_for
+from tables.sink_watermarks import NAME
+
+
+class WorkerStats:
+    """Makes a `Snapshot` per request. Everything runs on the app's event loop, as the web server does."""
+
+    def __init__(self, app: LakewardApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._started_at = datetime.now(UTC)
+        self._feeds = _feeds(settings)
+        self._caught_up = CaughtUp()
+        self.redact = redactor(settings.pipeline, settings.platform)
+        self.log_ends = LogEnds(transport_for(settings.platform).monitor(), sorted(app.source_topics))
+
+    async def snapshot(self) -> Snapshot:
+        """The worker as it is now; waits for Kafka no longer than a glance."""
+        await self.log_ends.refresh()
+        app, settings = self._app, self._settings
+        situation = Situation(
+            settings.pipeline.pipeline_id,
+            settings.app_id,
+            self._worker_id(),
+            self._feeds,
+            settings.platform.max_buffered_bytes,
+            self._watermarks(),
+            self.log_ends.known,
+            self.log_ends.error,
+            rebalancing=app.rebalancing,
+            recovering=app.in_recovery,
+            stopping=app.should_stop,
+            started_at=self._started_at,
+        )
+        return assemble(app.pipeline, situation, self._caught_up, self.redact)
+
+    def committable(self) -> dict[TopicPartition, int | None]:
+        """This worker's partitions with the offset that all of their sinks have passed."""
+        pipeline = self._app.pipeline
+        return {tp: pipeline.committable(tp) for tp in pipeline.assigned()} if pipeline is not None else {}
+
+    async def close(self, *_: Any, **__: Any) -> None:
+        """Let go of the connection to Kafka; connected to the app's shutdown."""
+        await self.log_ends.close()
+
+    def _worker_id(self) -> str:
+        folder = self._app.worker_dir
+        return f"{folder.path.name if folder else 'worker'}@{socket.gethostname()}:{os.getpid()}"
+
+    def _watermarks(self) -> Mapping[str, Mapping[str, Any]]:
+        table = self._app.tables.get(NAME)
+        return dict(table.items()) if table is not None and self._app.pipeline is not None else {}
+
+
+def _feeds(settings: Settings) -> tuple[Feed, ...]:
+    feeds = []
+    for plan in plan_tables(settings.pipeline, settings.sinks):
+        retry = plan.sink_config.retry or settings.platform.retry
+        feeds += [
+            Feed(plan.target.sink_id, plan.sink_config.sink_type, topic, plan.target.name, retry.max_wait_seconds)
+            for topic in plan.target.topics
+        ]
+    return tuple(feeds)
