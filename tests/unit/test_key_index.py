@@ -1,0 +1,234 @@
+"""The key index finds what it was told, survives restarts whole or not at all, and is never believed when damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tables.key_index import IndexState, KeyIndex, PartitionIndex, fingerprint
+
+
+def keys(*ids: int) -> pa.Table:
+    return pa.table({"id": pa.array(ids, pa.int64())})
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[KeyIndex]:
+    index = KeyIndex.shared(path)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+def found(part: PartitionIndex, *ids: int) -> dict[int, tuple[str, int]]:
+    """Per id that has a row: its file and position, asked one by one."""
+    answers = {}
+    for one in ids:
+        positions = part.look_up(keys(one))
+        if len(positions.rows):
+            [file_id], [row] = positions.file_ids, positions.rows
+            answers[one] = (part.paths[int(file_id)], int(row))
+    return answers
+
+
+def test_commit_is_found_with_file_and_position(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        assert part.state is None
+        part.apply([("a.parquet", keys(7, 5, 9))], None, 3, 42)
+        part.apply([("b.parquet", keys(5, 1))], keys(9), 6, 43)
+        assert found(part, 1, 5, 7, 9, 11) == {1: ("b.parquet", 1), 5: ("b.parquet", 0), 7: ("a.parquet", 0)}
+        assert part.state == IndexState(6, 43)
+
+
+def test_batch_look_up_leaves_absent_keys_out(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        part.apply([("a.parquet", keys(*range(1000)))], None, 3, 42)
+        positions = part.look_up(keys(*range(999, -1000, -1)))
+        assert sorted(positions.rows.tolist()) == list(range(1000))
+        assert len(part.look_up(keys()).rows) == 0
+
+
+def test_partitions_topics_and_tables_are_kept_apart(tmp_path: Path) -> None:
+    names = [("t", "orders", 0), ("t", "orders", 1), ("t", "lines", 0), ("u", "orders", 0)]
+    with opened(tmp_path / "index") as index:
+        for n, name in enumerate(names):
+            index.partition(*name).apply([(f"{n}.parquet", keys(1))], None, n, n)
+        index.partition(*names[0]).clear()
+        assert [found(index.partition(*name), 1) for name in names] == [
+            {},
+            *({1: (f"{n}.parquet", 0)} for n in (1, 2, 3)),
+        ]
+
+
+def test_restart_finds_entries_files_and_state(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.partition("t", "orders", 0).apply([("a.parquet", keys(1, 2))], None, 2, 7)
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        assert part.state == IndexState(2, 7)
+        part.apply([("b.parquet", keys(3))], keys(1), 4, 8)
+        assert found(part, 1, 2, 3) == {2: ("a.parquet", 1), 3: ("b.parquet", 0)}
+        other = index.partition("t", "orders", 1)
+        assert found(other, 2) == {}
+
+
+def test_rebuild_takes_the_place_of_everything_before(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        part.apply([("a.parquet", keys(1, 2, 3))], None, 3, 7)
+        live = [("c.parquet", keys(2, 9), np.array([5, 8], "u4")), ("d.parquet", keys(4), np.array([0], "u4"))]
+        assert part.rebuild(live, 9, 11) == 3
+        assert found(part, 1, 2, 3, 4, 9) == {2: ("c.parquet", 5), 4: ("d.parquet", 0), 9: ("c.parquet", 8)}
+        assert part.state == IndexState(9, 11)
+    with opened(tmp_path / "index") as index:
+        assert index.partition("t", "orders", 0).state == IndexState(9, 11)
+
+
+def test_rebuild_that_is_cut_short_is_not_believed(tmp_path: Path) -> None:
+    def cut() -> Iterator[tuple[str, pa.Table, np.ndarray]]:
+        yield "c.parquet", keys(2), np.array([0], "u4")
+        raise OSError("the store went away")
+
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        part.apply([("a.parquet", keys(1))], None, 3, 7)
+        with pytest.raises(OSError, match="went away"):
+            part.rebuild(cut(), 9, 11)
+        assert part.state is None
+        assert index.partition("t", "orders", 0).state is None
+
+
+def test_commit_that_could_not_be_kept_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise OSError("no space left on device")
+
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        part.apply([("a.parquet", keys(1))], None, 3, 7)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+            patch.setattr(index, "write", full)
+            part.apply([("b.parquet", keys(2))], None, 5, 8)
+        assert part.state != IndexState(5, 8)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pyarrow as pa
+from tables.key_index import KeyIndex
+part = KeyIndex.shared(Path(sys.argv[1])).partition("t", "orders", 0)
+start = part.state.next_offset if part.state else 0
+for n in range(start, start + int(sys.argv[2])):
+    ids = pa.array(range(n * 1000, n * 1000 + 1000), pa.int64())
+    part.apply([(f"{n}.parquet", pa.table({"id": ids}))], None, n + 1, n + 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_leaves_a_state_that_matches_its_entries(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    for commits in (40, 700, 40, 700):
+        subprocess.run([sys.executable, "-c", _KILLED, str(path), str(commits)], check=False)
+        with opened(path) as index:
+            part = index.partition("t", "orders", 0)
+            done = part.state.next_offset if part.state else 0
+            some = [n for n in (0, 1, done // 2, done - 1) if 0 <= n < done]
+            expected = {n * 1000 + n % 1000: (f"{n}.parquet", n % 1000) for n in some}
+            assert found(part, *expected) == expected
+            assert found(part, done * 1000, done * 1000 + 5000) == {}
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "MANIFEST", "sst"])
+def test_damaged_database_is_made_anew_or_says_so(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    with opened(path) as index:
+        index.partition("t", "orders", 0).apply([("a.parquet", keys(*range(100_000)))], None, 3, 7)
+    for file in path.iterdir():
+        if name in file.name:
+            file.write_bytes(b"\xff" * file.stat().st_size)
+    with opened(path) as index:
+        part = index.partition("t", "orders", 0)
+        assert part.state is None
+        part.apply([("b.parquet", keys(1))], None, 1, 1)
+        assert found(part, 1, 2) == {1: ("b.parquet", 0)}
+
+
+def test_index_is_shared_within_a_process_until_its_last_user_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    first, second = KeyIndex.shared(path), KeyIndex.shared(path)
+    assert first is second
+    first.partition("t", "orders", 0).apply([("a.parquet", keys(1))], None, 3, 7)
+    first.close()
+    assert found(second.partition("t", "orders", 0), 1) == {1: ("a.parquet", 0)}
+    second.close()
+    with opened(path) as again:
+        assert again is not first
+
+
+def test_tables_of_one_worker_write_at_once(tmp_path: Path) -> None:
+    def run(index: KeyIndex, table: str) -> None:
+        part = index.partition(table, "orders", 0)
+        for n in range(20):
+            part.apply([(f"{table}-{n}", keys(*range(n * 50, n * 50 + 50)))], None, n, n)
+
+    with opened(tmp_path / "index") as index:
+        threads = [threading.Thread(target=run, args=(index, f"t{n}")) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for n in range(4):
+            part = index.partition(f"t{n}", "orders", 0)
+            assert found(part, 0, 999) == {0: (f"t{n}-0", 0), 999: (f"t{n}-19", 49)}
+        assert index.disk_bytes() > 0
+
+
+@given(st.lists(st.text(max_size=8), unique=True, max_size=20), st.randoms(use_true_random=False))
+def test_fingerprint_forgets_order_and_notices_each_file(paths: list[str], random: object) -> None:
+    shuffled = list(paths)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    whole = fingerprint(paths)
+    assert fingerprint(shuffled) == whole
+    assert fingerprint(paths[:3], fingerprint(paths[3:])) == whole
+    assert all(fingerprint(set(paths) - {path}) != whole for path in paths)
+
+
+STEPS = st.lists(st.tuples(st.dictionaries(st.integers(0, 30), st.booleans(), max_size=12), st.booleans()), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=STEPS)
+def test_random_commits_and_restarts_end_as_a_dictionary(
+    steps: list[tuple[dict[int, bool], bool]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("index")
+    model: dict[int, tuple[str, int]] = {}
+    index = KeyIndex.shared(path)
+    part = index.partition("t", "orders", 0)
+    for n, (touched, restart) in enumerate(steps):
+        there = [key for key, keep in touched.items() if keep]
+        gone = [key for key, keep in touched.items() if not keep]
+        part.apply([(f"{n}.parquet", keys(*there))] if there else [], keys(*gone) if gone else None, n, n)
+        model |= {key: (f"{n}.parquet", row) for row, key in enumerate(there)}
+        for key in gone:
+            model.pop(key, None)
+        if restart:
+            index.close()
+            index = KeyIndex.shared(path)
+            part = index.partition("t", "orders", 0)
+            assert part.state == IndexState(n, n)
+    assert found(part, *range(31)) == model
+    index.close()
