@@ -44,6 +44,7 @@ _FOLDS = (
     (np.uint64(0x000000000FFFFFFF), np.uint64(0x0FFFFFFF00000000), np.uint64(4)),
 )
 _ONE = np.uint64(1)
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CHASE = 64
 """Arrays with more items are decoded along one row instead of across rows: a step per item would be slow."""
 
@@ -127,6 +128,11 @@ def _read(node: Node, cursors: Cursors, want: Want) -> Raw | None:
 
 
 def _union(node: Node, cursors: Cursors, want: Want) -> Raw | None:
+    first = cursors.data.take(cursors.pos)
+    if len(first) and first[0] < 2 * len(node.branches) and not first[0] & 1 and (first == first[0]).all():
+        # all rows take the same branch: the usual case
+        cursors.pos = cursors.pos + 1
+        return _read(node.branches[first[0] >> 1], cursors, want)
     index = _varint(cursors, None)
     n = len(index)
     column: Raw | None = Nothing(n) if want else None
@@ -292,10 +298,7 @@ def _varint(cursors: Cursors, valid: Mask | None) -> Ints:
         small = first.view(np.int8)
         return ((small >> 1) ^ -(small & 1)).astype(np.int64)
     word = cursors.words[cursors.pos]
-    last = ~word
-    last &= _CONTINUE
-    last &= -last
-    last -= _ONE  # all bits below the last byte's top bit; all 64 if no byte of these 8 is the last
+    last = _value_bits(word)
     width = ((np.bitwise_count(last) + np.uint8(1)) >> 3).astype(np.int64)
     word &= last
     word &= _GROUPS
@@ -304,7 +307,7 @@ def _varint(cursors: Cursors, valid: Mask | None) -> Ints:
         upper >>= shift
         word &= low
         word |= upper
-    long = last == np.uint64(0xFFFFFFFFFFFFFFFF)
+    long = last == _ALL
     if valid is not None:
         long &= valid
     if long.any():
@@ -336,15 +339,31 @@ def _longest(cursors: Cursors, rows: npt.NDArray[np.intp], word: Any, width: Int
         width[rows[wrong]] = 0
 
 
-def _skip_varint(cursors: Cursors, valid: Mask | None) -> None:
-    """Step over one varint per row, without putting its value together."""
-    word = cursors.words[cursors.pos]
+def _value_bits(word: Words) -> Words:
+    """A mask of the bits below the top bit of each varint's last byte; all 64 if none of the 8 bytes is the last."""
     last = ~word
     last &= _CONTINUE
     last &= -last
     last -= _ONE
+    return last
+
+
+def _skip_varint(cursors: Cursors, valid: Mask | None) -> None:
+    """Step over one varint per row, without putting its value together."""
+    word = cursors.words[cursors.pos]
+    if valid is None and len(word):
+        # usually all rows' numbers are as long as the first one: times, positions in the log
+        first = _value_bits(word[:1])
+        bytes_seen = (first | (first + _ONE)) & _CONTINUE
+        if ((word & bytes_seen) == (word[:1] & bytes_seen)).all():
+            same = (int(first[0]).bit_length() + 1) >> 3
+            nine = first[0] == _ALL
+            if not nine or (cursors.data.take(cursors.pos + 8) < 128).all():
+                cursors.pos = cursors.pos + (9 if nine else same)
+                return
+    last = _value_bits(word)
     width = ((np.bitwise_count(last) + np.uint8(1)) >> 3).astype(np.int64)
-    long = last == np.uint64(0xFFFFFFFFFFFFFFFF)
+    long = last == _ALL
     if long.any():
         ninth = cursors.data.take(cursors.pos + 8) >= 128
         width += long * (1 + ninth.astype(np.int64))

@@ -236,13 +236,16 @@ def variable_decimal(raw: Raw, fault: Fault) -> pa.Array:
         return pa.array(texts, pa.string())
     assert isinstance(scale, Numbers)
     assert isinstance(value, Spans)
-    high, low, fits = _unscaled(value, 38)
+    high, low, fits = _unscaled(value, _DIGITS)
     for one in np.unique(scale.values).tolist():
         mine = np.flatnonzero(scale.values == one)
-        # with up to 6 decimals Arrow's text has no exponent
-        easy = mine[fits[mine]] if 0 <= one <= 6 else mine[:0]
-        digits = _decimal128(pa.decimal128(38, max(one, 0) if len(easy) else 0), high[easy], low[easy], None)
-        texts[rows[easy]] = digits.cast(pa.string()).to_numpy(zero_copy_only=False)
+        easy = mine[fits[mine]] if 0 <= one <= _DIGITS else mine[:0]
+        if len(easy):
+            digits = _decimal128(pa.decimal128(_DIGITS, one), high[easy], low[easy], None).cast(pa.string())
+            # Arrow writes numbers below a millionth with an exponent
+            plain = ~pc.match_substring(digits, "E").to_numpy(zero_copy_only=False)
+            easy = easy[plain]
+            texts[rows[easy]] = digits.to_numpy(zero_copy_only=False)[plain]
         for i in np.setdiff1d(mine, easy).tolist():
             unscaled = int.from_bytes(raw_bytes(value, i), signed=True)
             texts[rows[i]] = format(Decimal(unscaled).scaleb(-one, _EXACT), "f") if abs(one) < _MAX_SCALE else None
@@ -253,6 +256,7 @@ def variable_decimal(raw: Raw, fault: Fault) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
+_DIGITS = 38
 _MAX_SCALE = 20_000
 """PostgreSQL's numeric has at most 16,383 decimals; a scale far beyond would make a text of gigabytes."""
 _EXACT = Context(prec=200_000, Emax=999_999, Emin=-999_999)

@@ -20,7 +20,7 @@ from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TableSch
 from sources.debezium.avro_schema import SchemaError
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.envelope import SKIPPED, Events, Faults, Rows, Table, is_envelope, rows_of, table_of
-from sources.debezium.frames import BROKEN_JSON, FOREIGN, TOMBSTONE, Frames, join
+from sources.debezium.frames import BROKEN_JSON, FIRST_JSON, FOREIGN, TOMBSTONE, Frames, join
 from sources.debezium.json_columns import JsonReader
 from sources.debezium.json_schemas import JsonSchemas
 from sources.debezium.raw import Nothing, Raw, Structs
@@ -101,7 +101,7 @@ class _Decoding:
             self._skipped["tombstone"] = tombstones
         self._reject(np.flatnonzero(kind == FOREIGN), "the value is neither Avro in Confluent's wire format nor JSON")
         self._reject(np.flatnonzero(kind == BROKEN_JSON), _BROKEN)
-        for rows in self._runs(np.flatnonzero(~np.isin(kind, (TOMBSTONE, FOREIGN, BROKEN_JSON)))):
+        for rows in self._runs(np.flatnonzero((kind >= 0) | (kind <= FIRST_JSON))):
             self._run_of_one_schema(rows)
         chunk = self._chunk
         changes = []

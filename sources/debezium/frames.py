@@ -14,7 +14,10 @@ from sources.debezium.raw import Bytes, Ints
 
 TOMBSTONE, FOREIGN, JSON, BROKEN_JSON = -1, -2, -3, -4
 """Kinds beside the ids of writer schemas (which are >= 0): null, unknown first byte or too short, JSON before and
-JSON that failed to be told apart by its schema. JSON's own schemas are numbered downwards from -10."""
+JSON that failed to be told apart by its schema."""
+
+FIRST_JSON = -10
+"""JSON's own schemas are numbered downwards from here."""
 
 PREFIX = 5
 """Confluent's wire format: a zero byte and the writer schema's id, four bytes, big-endian."""

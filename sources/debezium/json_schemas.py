@@ -15,9 +15,8 @@ import numpy as np
 
 from config.errors import UnsupportedChange
 from sources.debezium.connect_types import ConnectType, from_json_schema
-from sources.debezium.frames import BROKEN_JSON, JSON, Frames
+from sources.debezium.frames import BROKEN_JSON, FIRST_JSON, JSON, Frames
 
-_FIRST_KIND = -10
 _HEAD = re.compile(r'\s*\{\s*"schema"\s*:\s*')
 _MIDDLE = re.compile(r'\s*,\s*"payload"\s*:\s*')
 _JSON = json.JSONDecoder()
@@ -39,7 +38,7 @@ class JsonSchemas:
 
     def type(self, kind: int) -> ConnectType:
         """The schema that `narrow` numbered `kind`."""
-        return self._types[_FIRST_KIND - kind]
+        return self._types[FIRST_JSON - kind]
 
     def narrow(self, frames: Frames) -> Frames:
         """`frames` with each JSON record cut down to its payload, its kind telling its schema (or BROKEN_JSON).
@@ -91,5 +90,5 @@ class JsonSchemas:
         with self._lock:
             if prefix not in self._kinds:
                 self._types.append(type_)
-                self._kinds[prefix] = _FIRST_KIND - (len(self._types) - 1)
+                self._kinds[prefix] = FIRST_JSON - (len(self._types) - 1)
         return prefix

@@ -62,7 +62,7 @@ def test_no_sound_record_of_100_000_takes_a_path_per_record(
 ) -> None:
     sound = [r for r in carried(records) if r[1] is None or b"special" not in r[1]]
     # values of 16 kB (TOAST) are tested above; here they would only take time
-    sound = [r for r in sound if r[1] is None or len(r[1]) < 12_000 or b'"schema"' in r[1][:99]]
+    sound = [r for r in sound if r[1] is None or b"c4ca4238a0b9" not in r[1]]
     repeated = [record for record in sound for _ in range(CHUNK // len(sound) + 1)][:CHUNK]
     decoder = DebeziumDecoder(schemas)
     done = 0
