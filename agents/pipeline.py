@@ -19,15 +19,16 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import structlog
-from config.platform import RetryConfig
 
 from agents.stats import PipelineStats
 from agents.writer import Commit, FlushPolicy, TableWriter
 from config.errors import PipelineStopped, Unavailable
+from config.platform import RetryConfig
 from sinks.base import Sink
 from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.ledger import OffsetLedger
+from sources.protocols import ErrorRouter
 
 log = structlog.get_logger("lakeward.pipeline")
 
@@ -36,13 +37,6 @@ class Decoder(Protocol):
     """Turns a chunk into changes; called in worker threads."""
 
     def decode(self, chunk: Chunk) -> DecodedChunk: ...
-
-
-class DeadLetterTopic(Protocol):
-    """Where records go that can't be read."""
-
-    async def send(self, chunk: Chunk, rejected: Sequence[Rejected], sink_ids: Sequence[str]) -> None:
-        """Returns when the broker has acknowledged all of them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Pipeline:
         self,
         tables: Sequence[SinkTable],
         decoder: Decoder,
-        dead_letters: DeadLetterTopic | None,
+        dead_letters: ErrorRouter | None,
         *,
         budget: int,
         new_sinks_read_from: str = "earliest",
@@ -119,6 +113,8 @@ class Pipeline:
     async def stop(self) -> None:
         """Finish the commits under way and close the sinks."""
         await asyncio.gather(*(writer.stop() for writer in set(self.writers.values())))
+        if self._dead_letters is not None:
+            await self._dead_letters.close()
         self._decoding.shutdown(cancel_futures=True)
 
     async def _failed(self, writer: TableWriter, error: BaseException) -> None:

@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 import structlog
-from config.platform import RetryConfig
 
 from config.errors import OffsetGap, Unavailable
+from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, TopicPartition
 
@@ -119,7 +120,8 @@ class TableWriter:
     async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The destination's next wanted offsets, read after whatever this writer has in flight."""
         wanted = list(partitions)
-        return await self._persist(lambda: self.sink.committed(wanted), "committed")
+        committed: dict[TopicPartition, int] = await self._persist(lambda: self.sink.committed(wanted), "committed")
+        return committed
 
     def drop(self) -> None:
         """Partitions are being revoked: begin a new epoch without any."""
@@ -171,7 +173,7 @@ class TableWriter:
             epoch, timestamps, batch = self._epoch, self._timestamps, self._take()
             started = monotonic()
             log.info("sink.commit_started", writer=self.name, rows=batch.num_rows, ranges=_readable(batch.ranges))
-            receipt = await self._persist(lambda batch=batch: self.sink.write(batch), "write", epoch)
+            receipt = await self._persist(partial(self.sink.write, batch), "write", epoch)
             if receipt is None:
                 continue  # given up: the partitions were taken away while the destination was unavailable
             seconds = monotonic() - started

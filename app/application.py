@@ -8,6 +8,7 @@ At start, before Kafka's consumer: the worker's folder is taken, the broker and 
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import faust
 import structlog
 from aiokafka import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.types import TP
 
 from agents.pipeline import Pipeline
@@ -74,8 +76,12 @@ class LakewardApp(faust.App):
 
     async def on_first_start(self) -> None:
         self.worker_dir = WorkerDir.acquire(self._worker_root)
-        self.conf.datadir = self.worker_dir.path
-        self.conf.consumer_group_instance_id = self.worker_dir.instance_id
+        with warnings.catch_warnings():
+            # Faust warns of settings that change late; nothing has used these two yet, and a command must not lock
+            # a worker's folder.
+            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+            self.conf.datadir = self.worker_dir.path
+            self.conf.consumer_group_instance_id = self.worker_dir.instance_id
         self._assert_agents()
         self.pipeline = self._build_pipeline(self, self.worker_dir.path)
         await super().on_first_start()

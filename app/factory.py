@@ -5,13 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from config.environment import Settings
-from config.pipeline import check_supported
-from sources.debezium.decoder import DebeziumDecoder
-from sources.debezium.schemas import RegistrySchemas
-from sources.kafka.dead_letters import DeadLetters
-from sources.kafka.security import client_arguments
-
 from agents.ingest import register_ingest_agents
 from agents.pipeline import Pipeline, SinkTable
 from agents.watermarks import AGENT_NAME, register_watermarks_agent
@@ -19,8 +12,14 @@ from agents.writer import FlushPolicy
 from app.application import LakewardApp
 from app.logging import configure_structlog, logging_config
 from app.pages import register_pages
+from config.environment import Settings
+from config.pipeline import check_supported
 from sinks.factory import plan_tables
+from sources.debezium.decoder import DebeziumDecoder
+from sources.debezium.schemas import RegistrySchemas
 from sources.kafka.assignor import even_assignor
+from sources.kafka.security import client_arguments, faust_credentials
+from sources.registry import transport_for
 from tables.sink_watermarks import define_sink_watermarks
 
 MAX_PARTITION_FETCH_BYTES = 2 << 20
@@ -40,6 +39,9 @@ def create_app(settings: Settings) -> LakewardApp:
     configure_structlog()
     kafka = platform.kafka
     arguments = client_arguments(kafka)
+    secret = kafka.schema_registry_password
+    password = secret.get_secret_value() if secret else None
+    worker_root = settings.data_dir.absolute() / settings.app_id
 
     def build_pipeline(app: LakewardApp, folder: Path) -> Pipeline:
         tables = [
@@ -52,8 +54,8 @@ def create_app(settings: Settings) -> LakewardApp:
         ]
         return Pipeline(
             tables,
-            DebeziumDecoder(RegistrySchemas.from_config(kafka)),
-            DeadLetters(platform) if platform.dlq.enabled else None,
+            DebeziumDecoder(RegistrySchemas(kafka.schema_registry_url, kafka.schema_registry_username, password)),
+            transport_for(platform).error_router() if platform.dlq.enabled else None,
             budget=platform.max_buffered_bytes,
             new_sinks_read_from=kafka.auto_offset_reset,
             retry=platform.retry,
@@ -68,8 +70,8 @@ def create_app(settings: Settings) -> LakewardApp:
         build_pipeline=build_pipeline,
         kafka_arguments=arguments,
         source_topics=topics,
-        worker_root=settings.data_dir / settings.app_id,
-        **_faust_settings(settings, topics),
+        worker_root=worker_root,
+        **_faust_settings(settings, topics, worker_root),
     )
     announce = register_watermarks_agent(app, define_sink_watermarks(app))
     names = register_ingest_agents(app, feeds, app.running_pipeline)
@@ -84,13 +86,14 @@ async def _revoked(app: LakewardApp, revoked: Any, **_: Any) -> None:
     await app.revoke(revoked)
 
 
-def _faust_settings(settings: Settings, topics: frozenset[str]) -> dict[str, Any]:
+def _faust_settings(settings: Settings, topics: frozenset[str], worker_root: Path) -> dict[str, Any]:
     platform = settings.platform
     kafka = platform.kafka
     return {
         "broker": [f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+        "broker_credentials": faust_credentials(kafka),
         "store": "rocksdb://",
-        "datadir": str(settings.data_dir / settings.app_id),
+        "datadir": str(worker_root),
         "autodiscover": False,
         "PartitionAssignor": even_assignor(topics),
         "logging_config": logging_config(),

@@ -38,13 +38,20 @@ class Prepared:
     manifests: Manifests
 
 
-def evolved(table: Table, add: Sequence[pa.Field]) -> Transaction:
-    """A transaction that adds these columns (none: that adds nothing); its metadata is what files are written for."""
+def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Transaction:
+    """A transaction that adds these columns (none: that adds nothing); its metadata is what files are written for.
+
+    `key` columns among them become the identifier fields: an upsert table that has had no rows yet gets its key so.
+    """
     transaction = Transaction(table)
     if add:
-        with transaction.update_schema() as update:
+        names = {field.name for field in add}
+        first = bool(key) and names.issuperset(key)
+        with transaction.update_schema(allow_incompatible_changes=first) as update:
             for field in add:
-                update.add_column(field.name, iceberg_type(field.type))
+                update.add_column(field.name, iceberg_type(field.type), required=first and field.name in key)
+            if first:
+                update.set_identifier_fields(*key)
     return transaction
 
 

@@ -109,7 +109,8 @@ def check_fits(config: IcebergConfig, table: Table, name: str) -> None:
             found = schema.find_field(field.name).field_type
             problems.append(f"column {field.name} is {found}, not {iceberg_type(field.type)}")
     identifiers = schema.identifier_field_names()
-    if config.write_mode == "upsert" and not identifiers:
+    had_rows = any(name not in CDC_NAMES for name in schema.column_names)
+    if config.write_mode == "upsert" and not identifiers and had_rows:
         problems.append("it has no identifier fields, which an upsert table needs (was it written in append mode?)")
     if config.write_mode == "append" and identifiers:
         problems.append(f"it has identifier fields ({', '.join(sorted(identifiers))}): an upsert table")

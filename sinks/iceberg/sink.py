@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
@@ -24,7 +25,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
 
-from config.errors import ConfigurationError, DestinationChanged, Unavailable, UnsupportedChange
+from config.errors import ConfigurationError, DestinationChanged, OffsetGap, Unavailable, UnsupportedChange
 from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
@@ -44,7 +45,7 @@ from sinks.iceberg.schema import (
 from sinks.iceberg.state import SinkState, offsets_key
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
-from sources.changes import TopicPartition
+from sources.changes import TableSchema, TopicPartition
 from tables.key_index import KeyIndex
 
 log = structlog.get_logger("lakeward.iceberg")
@@ -135,20 +136,26 @@ class IcebergSink(Sink):
     # -- one attempt
 
     def _attempt(self, batch: Batch) -> Receipt:
-        table = self._table or self._load()
-        if table is None and not batch.changes:
-            # No columns are known to create it with. Nothing is lost if these offsets are read again.
+        if self._table is None and self._load() is None and not batch.changes and self._config.partition_by:
+            # No columns are known to partition it by. Nothing is lost if these offsets are read again.
             return Receipt({tp: span.next for tp, span in batch.ranges.items()}, None, datetime.now(UTC), 0)
-        table = table or self._create(batch)
-        state = self._state(table)
+        table = self._table or self._create(batch)
         self._settle(table)
-        todo = batch.trim(state.offsets)
+        state = self._state(table)
+        try:
+            todo = batch.trim(state.offsets)
+        except OffsetGap:
+            # what is remembered of the table may be older than another worker's commit
+            table = self._load() or self._create(batch)
+            state = self._state(table)
+            todo = batch.trim(state.offsets)
         if not todo.ranges:
             return self._receipt(batch, state, None, 0)
         keyed = self._upserts is not None
         check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
         plan = self._evolution(table, state, todo)
-        transaction = commit.evolved(table, plan.add)
+        key = next((change.schema.key for change in todo.changes), ()) if keyed else ()
+        transaction = commit.evolved(table, plan.add, key)
         staged = self._stage(table, transaction, state, todo)
         after = state.after(todo, plan.schema_ids)
         prepared = commit.prepare(transaction, table, staged.files, after.entries(self.target))
@@ -201,9 +208,10 @@ class IcebergSink(Sink):
         """Bring the key index in step with the table; True if it had to change."""
         if self._upserts is None:
             return False
-        for change in batch.changes:
+        identifiers = table.schema().identifier_field_names()
+        for change in batch.changes if identifiers else ():  # a table that has had no rows yet gets its key now
             check_key(table, self.target.name, change.schema.key, change.topic)
-        return self._upserts.catch_up(table, state, batch, tuple(sorted(table.schema().identifier_field_names())))
+        return self._upserts.catch_up(table, state, batch, tuple(sorted(identifiers)))
 
     def _evolution(self, table: Table, state: SinkState, batch: Batch) -> Evolution:
         return evolve(
@@ -242,9 +250,9 @@ class IcebergSink(Sink):
         assert self._catalog is not None
         if not self._config.auto_create_table:
             raise ConfigurationError(f"table {self.target.name} doesn't exist and auto_create_table is false")
-        first = batch.changes[0].schema
+        first = batch.changes[0].schema if batch.changes else TableSchema(pa.schema([]), (), None)
         keyed = self._upserts is not None
-        if keyed and not first.key:
+        if keyed and batch.changes and not first.key:
             raise UnsupportedChange(
                 f"topic {batch.changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
                 " give it one, or use write_mode: append"

@@ -150,7 +150,7 @@ class ColumnarConsumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:
         if active_partitions is None:
-            return await super()._getmany(active_partitions, timeout)
+            return dict(await super()._getmany(active_partitions, timeout))
         positions = self.positions
         active = {
             tp
@@ -162,7 +162,7 @@ class ColumnarConsumer(driver.Consumer):
             return {}
         try:
             # A partition may get room again while the others have nothing: don't wait long without it.
-            return await super()._getmany(active, timeout if len(active) == len(active_partitions) else 0.05)
+            return dict(await super()._getmany(active, timeout if len(active) == len(active_partitions) else 0.05))
         except OffsetOutOfRangeError as error:
             await self._explain_out_of_range(error.args[0])
             return {}

@@ -26,6 +26,8 @@ def unpack_by_batch(topics: frozenset[str]) -> None:
 class BatchwiseRecords(fetcher.PartitionRecords):
     """One fetch response's records of one partition; iterating yields lists for source topics."""
 
+    next_fetch_offset: int
+
     def _unpack_records(self) -> Iterator[Any]:
         if self._tp.topic in _unpacked_by_batch:
             return self._unpack_batches()
@@ -37,7 +39,7 @@ class BatchwiseRecords(fetcher.PartitionRecords):
             batch = self._records.next_batch()
             if self._check_crcs and not batch.validate_crc():
                 raise CorruptRecordException(f"invalid CRC in {self._tp} at offset {batch.base_offset}")
-            wanted = self.next_fetch_offset
+            wanted: int = self.next_fetch_offset
             records = [] if self._is_to_be_skipped(batch) else list(batch)
             # also passes records that compaction removed from the batch's end
             self.next_fetch_offset = batch.next_offset
