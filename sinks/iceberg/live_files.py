@@ -1,13 +1,14 @@
 """The data files of the current snapshot, by owner, kept up to date as cheaply as the history allows.
 
-After a commit of ours the change is known. After commits of other workers of the same sink nothing of ours changed
-(each touches its own Kafka partitions only), which the table's offsets show. After anything else (another writer's
-compaction, a rollback) the manifests are read anew.
+After a commit of ours the change is known. A commit of another worker of the same sink touches its own Kafka
+partitions only, and moves their offsets: what is known of the others stays true. So the files of a partition are
+known at an offset; once the table shows another one (the partition came here from another worker), or after anything
+else (another writer's compaction, a rollback), the manifests are read anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pyiceberg.io import FileIO
@@ -31,27 +32,38 @@ class Place:
 
 @dataclass
 class LiveFiles:
-    """Data files by owner (topic hash, Kafka partition; None for foreign ones), as of `snapshot_id`."""
+    """Data files by owner (topic hash, Kafka partition; None for foreign ones).
+
+    Those of a Kafka partition are true at the table's next offset of it in `offsets`, the foreign ones as of
+    `snapshot_id`.
+    """
 
     snapshot_id: int | None = None
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     owned: dict[tuple[str, int] | None, set[str]] = field(default_factory=dict)
 
-    def read(self, metadata: TableMetadata, io: FileIO) -> None:
-        """All of the current snapshot, from its manifests."""
+    def knows(self, partitions: Iterable[TopicPartition], offsets: Mapping[TopicPartition, int]) -> bool:
+        """Whether nobody else has written these partitions since their files were looked at."""
+        return all(self.offsets.get(tp) == offsets.get(tp) for tp in partitions)
+
+    def read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
+        """All of the current snapshot, from its manifests; `offsets` are the table's."""
         self.places.clear()
         self.owned.clear()
         for entry in live_entries(metadata, io):
             if entry.data_file.content == DataFileContent.DATA:
                 self._add(entry.data_file)
         self.snapshot_id = metadata.current_snapshot_id
+        self.offsets = dict(offsets)
 
-    def committed(self, snapshot_id: int, files: Iterable[DataFile]) -> None:
-        """A snapshot of ours added these."""
+    def committed(self, snapshot_id: int, files: Iterable[DataFile], moved: Mapping[TopicPartition, int]) -> None:
+        """A snapshot of ours added these, and moved these offsets."""
         for file in files:
             if file.content == DataFileContent.DATA:
                 self._add(file)
         self.snapshot_id = snapshot_id
+        self.offsets |= moved
 
     def of(self, tp: TopicPartition) -> set[str]:
         """The paths of files that may hold rows of a Kafka partition: its own and the foreign ones."""

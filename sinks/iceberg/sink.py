@@ -180,7 +180,8 @@ class IcebergSink(Sink):
         if table.metadata.snapshot_by_id(sent.snapshot_id) is None:
             return  # its files may still be referenced by a commit on its way: they are left to orphan removal
         if table.metadata.current_snapshot_id == sent.snapshot_id:
-            self._live.committed(sent.snapshot_id, sent.staged.files)
+            moved = {tp: span.next for tp, span in sent.staged.batch.ranges.items()}
+            self._live.committed(sent.snapshot_id, sent.staged.files, moved)
             if self._upserts is not None and sent.staged.delta is not None:
                 self._upserts.landed(sent.staged.delta, sent.staged.batch)
 

@@ -68,11 +68,10 @@ class Upserts:
         """
         partitions = {tp: self._of(table, tp) for tp in batch.ranges}
         current = table.metadata.current_snapshot_id
-        if self._live.snapshot_id != current:
-            if self._only_others(table, state, partitions):
-                self._live.snapshot_id = current
-            else:
-                self._live.read(table.metadata, table.io)
+        if self._live.knows(partitions, state.offsets) and self._only_this_sink(table):
+            self._live.snapshot_id = current
+        else:
+            self._live.read(table.metadata, table.io, state.offsets)
         rebuilt = False
         for tp, partition in partitions.items():
             offset = state.offsets.get(tp, 0)
@@ -131,19 +130,15 @@ class Upserts:
             self._partitions[tp] = self._index.partition(str(table.metadata.table_uuid), tp.topic, tp.partition)
         return self._partitions[tp]
 
-    def _only_others(self, table: Table, state: SinkState, partitions: dict[TopicPartition, PartitionIndex]) -> bool:
-        """Whether all snapshots since the one we know are this sink's, and none moved these partitions' offsets."""
+    def _only_this_sink(self, table: Table) -> bool:
+        """Whether all snapshots since the one we know are this sink's: commits of ours or of other workers."""
         snapshots = {snapshot.snapshot_id: snapshot for snapshot in table.metadata.snapshots}
         snapshot = snapshots.get(table.metadata.current_snapshot_id or -1)
         while snapshot is not None and snapshot.snapshot_id != self._live.snapshot_id:
             if snapshot.summary is None or self._offsets_key not in snapshot.summary.additional_properties:
                 return False
             snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
-        if snapshot is None:
-            return False
-        return all(
-            p.state is not None and p.state.next_offset == state.offsets.get(tp, 0) for tp, p in partitions.items()
-        )
+        return snapshot is not None or self._live.snapshot_id == table.metadata.current_snapshot_id
 
     def _place(self, path: str, tp: TopicPartition) -> Place:
         place = self._live.places.get(path)
