@@ -98,6 +98,20 @@ def test_a_delete_has_its_key_columns_from_the_kafka_key_and_nothing_else() -> N
     assert change.rows["_cdc_ts"][0].as_py().isoformat() == "2023-11-14T22:13:20.123000+00:00"
 
 
+def test_a_new_primary_key_cuts_the_batch_though_the_row_schema_stays() -> None:
+    schema = envelope(id="int", name="string")
+    wider = {"type": "record", "name": "Key", "fields": [*KEY["fields"], {"name": "name", "type": "string"}]}
+    schemas = Schemas({1: KEY, 2: schema, 3: wider})
+    row = {"id": 1, "name": "a"}
+    records = [
+        (write_avro(KEY, 1, {"id": 1}), event(schema, "c", after=row)),
+        (write_avro(wider, 3, row), event(schema, "d", before=row)),
+    ]
+    changes = DebeziumDecoder(schemas).decode(chunk(records)).changes
+    assert [(c.first, c.next, c.schema.key) for c in changes] == [(0, 1, ("id",)), (1, 2, ("id", "name"))]
+    assert changes[1].rows["name"].to_pylist() == ["a"]
+
+
 def test_a_delete_of_a_table_without_key_has_all_columns_of_before() -> None:
     schema = envelope(id="int", tags={"type": "array", "items": "string"})
     before = {"id": 7, "tags": ["x", "y"]}
