@@ -34,7 +34,7 @@ def up(state: Path, only: str | None, port_offset: int, fresh: bool) -> None:
     began = monotonic()
     if fresh:
         manager.wipe(state)
-    names = set(only.split(",")) if only else None
+    names = {name.strip() for name in only.split(",")} if only else None
     manager.up(state, names, ports=default_ports(port_offset), say=click.echo)
     click.echo(f"up after {monotonic() - began:.1f} s; addresses and passwords are in {state}/endpoints.json")
 
@@ -52,7 +52,7 @@ def down(state: Path) -> None:
 @click.pass_context
 def status(ctx: click.Context, state: Path) -> None:
     """Show each service's state; exit status 1 unless all that were started are ready."""
-    found = manager.statuses(state.resolve())
+    found = manager.statuses(state)
     table = Table("service", "state", "port", "pid", "memory", "note")
     total = 0
     for name, entry in found.items():
