@@ -1,0 +1,77 @@
+"""`cdc verify`: is every sink's table equal to its source?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from config.environment import load_settings
+from config.errors import LakewardError
+from verify.compare import Difference
+from verify.run import Report, verify_pipeline
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(path_type=Path))
+@click.option(
+    "--platform-config", type=click.Path(path_type=Path), help="platform.yaml; default: ./platform.yaml if there."
+)
+@click.option(
+    "--timeout", default=120.0, show_default=True, help="Seconds to wait for connector and sinks to catch up."
+)
+@click.option("--limit", default=20, show_default=True, help="Differing rows to print per table.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def verify(pipeline: Path, platform_config: Path | None, timeout: float, limit: int, form: str) -> None:
+    """Compare the source with the tables of PIPELINE's sinks, row by row, while the source is quiet.
+
+    Exit status: 0 equal, 1 different, 2 could not tell (rows still changing, something out of reach).
+    """
+    try:
+        settings = load_settings(pipeline, platform_config)
+        say = (lambda text: click.echo(text, err=True)) if form == "table" else (lambda _: None)
+        report = asyncio.run(
+            verify_pipeline(settings.pipeline, settings.platform, timeout=timeout, examples=limit, say=say)
+        )
+    except LakewardError as error:
+        click.secho(f"could not tell: {error}", fg="red", err=True)
+        sys.exit(2)
+    if form == "json":
+        click.echo(json.dumps({"exit_status": report.exit_status, "tables": _plain(report)}, indent=1, default=str))
+    else:
+        show(report)
+    sys.exit(report.exit_status)
+
+
+def show(report: Report) -> None:
+    """A line per table and sink, then the differences."""
+    console = Console()
+    table = Table("sink", "table", "rows at the source", "rows in the sink", "missing", "extra", "different", "verdict")
+    for verdict in report.verdicts:
+        found = verdict.comparison
+        if found is None:
+            table.add_row(verdict.sink_id, verdict.table, *[""] * 5, f"could not tell: {verdict.unclear}")
+            continue
+        counts = [f"{n:,}" for n in (found.source_rows, found.sink_rows, found.missing, found.extra, found.different)]
+        table.add_row(verdict.sink_id, verdict.table, *counts, "equal" if found.equal else "DIFFERENT")
+    console.print(table)
+    for verdict in report.verdicts:
+        for difference in verdict.comparison.examples if verdict.comparison else ():
+            console.print(f"{verdict.sink_id} {verdict.table}: {_readable(difference)}", highlight=False)
+
+
+def _readable(difference: Difference) -> str:
+    key = ", ".join(f"{name}={value!r}" for name, value in difference.key.items())
+    columns = "; ".join(f"{name}: source {a!r}, sink {b!r}" for name, (a, b) in difference.columns.items())
+    return f"{difference.kind} {key}" + (f": {columns}" if columns else "")
+
+
+def _plain(report: Report) -> list[dict[str, Any]]:
+    return [asdict(verdict) for verdict in report.verdicts]
