@@ -40,10 +40,12 @@ def _parts(name: str, column: pa.Array) -> list[pa.Array]:
         return [_fixed(pc.cast(column, pa.int64()).to_numpy(zero_copy_only=False))]
     if pa.types.is_integer(kind):
         return [_fixed(pc.cast(column, pa.int64()).to_numpy())]
-    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
+    if pa.types.is_date32(kind):
         return [_fixed(pc.cast(column.view(pa.int32()), pa.int64()).to_numpy())]
     if pa.types.is_timestamp(kind) or pa.types.is_time64(kind):
-        return [_fixed(column.view(pa.int64()).to_numpy())]
+        # in the unit of the files: a rebuild reads the keys back from there
+        stored = pa.timestamp("us", tz=kind.tz) if pa.types.is_timestamp(kind) else pa.time64("us")
+        return [_fixed(pc.cast(column, stored).view(pa.int64()).to_numpy())]
     if pa.types.is_floating(kind):
         return [_fixed(pc.cast(column, pa.float64()).to_numpy().view(np.int64))]
     if pa.types.is_decimal(kind):

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 import pyarrow as pa
-from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids, schema_to_pyarrow
+from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException, _pyarrow_to_schema_without_ids, schema_to_pyarrow
 from pyiceberg.partitioning import PartitionField as IcebergField
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema, assign_fresh_schema_ids
@@ -39,7 +39,7 @@ def iceberg_type(kind: pa.DataType) -> IcebergType:
             .fields[0]
             .field_type
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, UnsupportedPyArrowTypeException) as error:
         raise UnsupportedChange(f"Iceberg v{FORMAT_VERSION} has no type for {kind}: {error}") from error
 
 
@@ -70,11 +70,11 @@ def new_schema(columns: pa.Schema, key: tuple[str, ...]) -> Schema:
     cdc = [field.with_nullable(True) for field in CDC_FIELDS]
     try:
         plain = _pyarrow_to_schema_without_ids(pa.schema([*fields, *cdc]), format_version=FORMAT_VERSION)
-    except (TypeError, ValueError, KeyError) as error:
+        schema = assign_fresh_schema_ids(plain)
+        identifiers = [schema.find_field(name).field_id for name in key]
+        return Schema(*schema.fields, schema_id=0, identifier_field_ids=identifiers)
+    except (TypeError, ValueError, KeyError, UnsupportedPyArrowTypeException) as error:
         raise UnsupportedChange(f"Iceberg v{FORMAT_VERSION} can't store these columns: {error}") from error
-    schema = assign_fresh_schema_ids(plain)
-    identifiers = [schema.find_field(name).field_id for name in key]
-    return Schema(*schema.fields, schema_id=0, identifier_field_ids=identifiers)
 
 
 def new_spec(config: IcebergConfig, schema: Schema, table: str) -> PartitionSpec:

@@ -39,7 +39,10 @@ class PartitionDelta:
 
 @dataclass(frozen=True)
 class RowDelta:
-    """Staged files of an upsert: data and position deletes, and what the index has to learn when they land."""
+    """Staged files of an upsert: data and position deletes, and what the index has to learn when they land.
+
+    `key` is in the index's order: by name.
+    """
 
     parts: list[PartitionDelta]
     deletes: list[DataFile]
@@ -95,16 +98,17 @@ class Upserts:
         if not any(change.rows.num_rows for change in batch.changes):
             return RowDelta([], [], ())
         reduced = reduce(batch)
+        key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
         parts: list[PartitionDelta] = []
         stale: dict[tuple[int, str], list[tuple[str, npt.NDArray[np.uint32], Place]]] = defaultdict(list)
         for tp, upserts, deletes in _by_partition(reduced, batch):
             partition = self._partitions[tp]
-            keys = pa.concat_tables([upserts.select(list(reduced.key)), deletes.select(list(reduced.key))])
+            keys = pa.concat_tables([upserts.select(list(key)), deletes.select(list(key))])
             for path, rows in _by_file(partition.look_up(keys), partition):
                 place = self._place(path, tp)
                 stale[place.spec_id, repr(place.partition)].append((path, rows, place))
             staged = list(staging.data_files(tp, upserts)) if upserts.num_rows else []
-            removed = deletes.select(list(reduced.key)) if deletes.num_rows else None
+            removed = deletes.select(list(key)) if deletes.num_rows else None
             parts.append(PartitionDelta(tp, staged, removed))
         delete_files = []
         for group in stale.values():
@@ -112,7 +116,7 @@ class Upserts:
             rows = np.concatenate([rows for _, rows, _ in group])
             place = group[0][2]
             delete_files.append(staging.position_deletes(paths, rows, place.spec_id, place.partition))
-        return RowDelta(parts, delete_files, reduced.key)
+        return RowDelta(parts, delete_files, key)
 
     def landed(self, delta: RowDelta, batch: Batch) -> None:
         """The snapshot with `delta` is the table's: record it."""
