@@ -62,18 +62,14 @@ async def verify_pipeline(
 ) -> Report:
     """Compare every table of every enabled sink with the source. Raises LakewardError for what can't be reached."""
     plans = plan_tables(pipeline)
+    pairs = [(plan, topic) for plan in plans for topic in plan.target.topics]
     source = await connect_source(pipeline.source)
     monitor = KafkaMonitor(platform.kafka)
     try:
         ends = await _wait(pipeline, plans, source, monitor, timeout, say)
         if isinstance(ends, str):
-            return Report(
-                tuple(_unclear(pipeline, plan, topic, ends) for plan in plans for topic in plan.target.topics)
-            )
-        verdicts = []
-        for plan in plans:
-            for topic in plan.target.topics:
-                verdicts.append(await _verdict(pipeline, plan, topic, source, examples, say))
+            return Report(tuple(_unclear(pipeline, plan, topic, ends) for plan, topic in pairs))
+        verdicts = [await _verdict(pipeline, plan, topic, source, examples, say) for plan, topic in pairs]
         if any(v.comparison is not None and not v.comparison.equal for v in verdicts):
             moved = await monitor.end_offsets(pipeline.topics) != ends or not await source.all_sent()
             if moved:
