@@ -21,7 +21,7 @@ setup: packages .venv/.stamp .stack/dist/.stamp ## Install what everything needs
 packages:
 	@docker/debian-packages.sh
 
-$(UV): requirements-uv.lock
+$(UV): requirements-uv.lock | packages
 	python3 -m venv .tools
 	.tools/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@touch $@

@@ -27,6 +27,8 @@ from stack.layout import Account, Layout, account, write_whole
 LAUNCHER = Path(__file__).with_name("launch.py")
 MAX_RESTARTS = 5
 START_TIMEOUT = 120.0
+JAVA_FRAMES = ("\tat ", "\t... ")
+"""How the lines of a Java stack trace begin that bury its causes."""
 
 
 def launched(command: list[str], user: Account, orphan_signal: signal.Signals = signal.SIGKILL) -> list[str]:
@@ -202,5 +204,6 @@ class ProcessService(Service):
 
     def _log_tail(self) -> str:
         log = self.layout.log(self.name)
-        lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-        return "\n".join([f"{log} ends with:", *lines])
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        telling = [line for line in lines if not line.startswith(JAVA_FRAMES)]
+        return "\n".join([f"{log} ends with:", *telling[-15:]])
