@@ -119,7 +119,7 @@ def _partitions(
             progress = progress or SinkProgress()
             # The destination's own word, where this worker has asked it; else what the owner last wrote down.
             offset = pipeline.ledger.next_offset(feed.sink_id, tp) if own and pipeline else row.get("next_offset")
-            lag = max(0, end - offset) if end is not None and offset is not None else None
+            lag = _lag(end, offset)
             yield PartitionView(
                 feed.sink_id,
                 feed.table,
@@ -137,6 +137,12 @@ def _partitions(
                 progress.commits if own else None,
                 progress.commit_seconds,
             )
+
+
+def _lag(end: int | None, offset: int | None) -> int | None:
+    if end == 0:
+        return 0  # nothing was ever there, so the sink has no offset of it either
+    return max(0, end - offset) if end is not None and offset is not None else None
 
 
 def _totals(partitions: Iterable[PartitionView], commits: int) -> TotalsView:
@@ -216,7 +222,7 @@ def _state(
     retrying = [sink.sink_id for sink in sinks if sink.status == "retrying"]
     missing = [topic.topic for topic in topics if not topic.partitions]
     mine = sum(topic.mine for topic in topics)
-    waiting = f"; waiting for {len(missing)} topic(s) that don't exist yet" if missing else ""
+    waiting = f"; waiting for {len(missing)} topic{'s' * (len(missing) > 1)} not there yet" if missing else ""
     if situation.stopping:
         return StateView("busy", "stopping", "the worker is stopping")
     if failed:
@@ -232,11 +238,11 @@ def _state(
     if situation.log_ends_error:
         return StateView("error", "broker away", f"Kafka can't be asked; lag is as last known{waiting}")
     if not mine and missing:
-        return StateView("busy", "waiting", f"no partition yet{waiting}; `cdc deploy` creates them")
+        return StateView("busy", "waiting", f"no partition yet{waiting}")
     if not mine:
         return StateView("busy", "idle", "no partition is assigned to this worker: the others have all of them")
     if totals.lag_rows:
-        return StateView("ok", "running", f"{totals.lag_rows:,} rows to go{waiting}")
+        return StateView("ok", "running", f"{totals.lag_rows:,} rows to write{waiting}")
     return StateView("ok", "running", f"all changes are in the tables{waiting}")
 
 

@@ -3,7 +3,7 @@
 
 const PERIOD_MS = 1000;
 const TIMEOUT_MS = 5000;
-const SPARK_POINTS = 120;
+const SPARK_POINTS = 60;
 const OPEN_UP_TO = 24; // that many partition rows are shown without asking
 
 const byId = (id) => document.getElementById(id);
@@ -117,7 +117,7 @@ function drawSummary(now) {
   const totals = now.totals;
   const known = totals.partitions > totals.lag_unknown;
   text(byId("lag"), known ? plural(totals.lag_rows, "row") : dash);
-  text(byId("lag-note"), lagNote(totals, known));
+  text(byId("lag-note"), lagNote(now, known));
   text(byId("rate"), rate(totals.rows_per_s));
   text(byId("rate-note"), `${plural(totals.rows, "row")} in ${plural(totals.commits, "commit")} here`);
   text(byId("last"), ago(totals.last_commit));
@@ -129,10 +129,12 @@ function drawSummary(now) {
   text(byId("partitions-note"), `in ${plural(now.topics.length, "topic")}`);
 }
 
-function lagNote(totals, known) {
+function lagNote(now, known) {
+  const { totals } = now;
   const parts = [];
   if (known) parts.push(totals.lag_seconds === null ? "age not known yet" : `at most ${span(totals.lag_seconds)} old`);
   if (totals.lag_rows === 0 && known) parts[0] = "everything is in the tables";
+  if (totals.lag_rows && now.sinks.length > 1) parts.push(`sum over ${now.sinks.length} sinks`);
   if (totals.lag_unknown) parts.push(`not yet known for ${totals.lag_unknown}`);
   return parts.join("; ");
 }
@@ -145,7 +147,7 @@ function createSink() {
     <p class="quiet tables"></p>
     <dl class="figures"><div><dt>Lag</dt><dd></dd></div><div><dt>Lag, time</dt><dd></dd></div><div><dt>Rows/s</dt><dd></dd></div>
     <div><dt>Last commit</dt><dd></dd></div><div><dt>Rows, commits</dt><dd></dd></div>
-    <div class="chart" aria-hidden="true"><svg class="spark" viewBox="0 0 120 30" preserveAspectRatio="none"><path/></svg></div></dl>
+    <div class="chart" aria-hidden="true"><svg class="spark" viewBox="0 0 59 30" preserveAspectRatio="none"><path/></svg></div></dl>
     <div class="problem" hidden><p><strong></strong> <span class="quiet when"></span></p>
     <p class="message"></p><p class="quiet cause"></p></div>`; // fixed markup; what the worker says goes in as text
   return card;
@@ -210,6 +212,7 @@ function drawProgress(now) {
   each(byId("progress"), shown, (group) => group.key, createGroup, drawGroup);
   const empty = byId("empty");
   empty.hidden = shown.length > 0;
+  byId("progress").parentNode.hidden = !shown.length;
   text(empty, shown.length ? "" : emptyText(now, wanted, behind));
   const open = shown.every(isOpen);
   text(byId("all"), open && shown.length ? "Close all" : "Open all");
@@ -221,7 +224,7 @@ function emptyText(now, wanted, behind) {
   const missing = now.topics.filter((topic) => !topic.partitions).map((topic) => topic.topic);
   if (!missing.length) return "No partition is assigned yet.";
   const names = missing.slice(0, 5).join(", ") + (missing.length > 5 ? ` and ${missing.length - 5} more` : "");
-  return `Waiting for topics: ${names}. They come with the connector: cdc deploy.`;
+  return `Waiting for topics: ${names}. “cdc deploy” creates them with the connector.`;
 }
 
 const isOpen = (group) => opened.get(group.key) ?? last.partitions.length <= OPEN_UP_TO;
@@ -271,7 +274,7 @@ function drawGroup(body, group) {
     [mine.length ? count(sum(mine, "rows")) : dash, "n"],
     [ago(greatest(rows, "committed_at")), "n"],
     ["", "n"],
-    [mine.length === rows.length ? "this one" : mine.length ? `this one: ${mine.length}` : "not this one", ""],
+    [mine.length === rows.length ? "here" : mine.length ? `${mine.length} here` : "elsewhere", ""],
   ].forEach(([value, style], i) => text(cells[i], value, style));
   each(body, open ? rows : [], (row) => row.partition, createPartition, drawPartition);
 }
@@ -296,7 +299,7 @@ function drawPartition(line, row) {
     [count(row.rows), "n"],
     [ago(row.committed_at), "n"],
     [row.version ?? dash, "n"],
-    [row.mine ? "this one" : "not this one", ""],
+    [row.mine ? "here" : "elsewhere", ""],
   ].forEach(([value, style], i) => text(cells[i], value, style));
 }
 
@@ -363,6 +366,9 @@ function silent(error) {
   const since = last ? `The figures are ${span((performance.now() - received) / 1000)} old.` : "";
   text(byId("silence"), `The worker doesn't answer (${why}). ${since} Trying again every second.`.replace("  ", " "));
   text(byId("live"), "no answer");
+  level(byId("state"), "error", "no answer");
+  text(byId("state-text"), last ? `before that: ${last.state.name}` : "");
+  text(byId("announce"), "The worker doesn't answer");
   document.title = `▲ no answer · ${last ? last.pipeline_id : "Lakeward"}`;
 }
 
