@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import numpy as np
 import psutil
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -89,7 +90,7 @@ def load(services: Services, table: str, base: Changes | None, made: Changes) ->
     parts = [part for part in (base, made) if part is not None]
     columns = zip(*((p.ops, p.ids, p.cents, p.statuses) for p in parts), strict=True)
     console.print(f"loaded {topic}: {sum(ends.values()):,} records")
-    return Log(topic, base_end, ends, len(made), Changes(*(workload.np.concatenate(c) for c in columns)))
+    return Log(topic, base_end, ends, len(made), Changes(*(np.concatenate(c) for c in columns)))
 
 
 def peer(kind: str, services: Services, log: Log, count: int) -> Run:

@@ -1,0 +1,89 @@
+"""The demo's pipeline files: PostgreSQL into Iceberg (upsert, REST and S3) and Delta (append), MariaDB into Iceberg
+(append, SQLite and disk) and Delta (upsert)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from demo.workload import TABLES
+from stack.manager import Endpoint, Endpoints
+
+
+def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
+    """(pipeline file, platform file) of each database."""
+    folder.mkdir(parents=True, exist_ok=True)
+    platform = folder / "platform.yaml"
+    platform.write_text(yaml.safe_dump(_platform(endpoints)))
+    store, catalog = endpoints["s3"], endpoints["catalog"]
+    rest = {
+        "catalog_uri": catalog.url,
+        "warehouse": catalog.more["warehouse"],
+        "table_namespace": "postgres",
+        "write_mode": "upsert",
+        "s3_endpoint": store.url,
+        "s3_access_key_id": store.user,
+        "s3_secret_access_key": store.password,
+    }
+    disk = {
+        "catalog_uri": f"sqlite:///{folder}/catalog.db",
+        "warehouse": f"file://{folder}/warehouse",
+        "table_namespace": "mariadb",
+        "write_mode": "append",
+    }
+    pipelines = {
+        "postgres": _pipeline("postgres", endpoints["postgres"], "public", [
+            _sink("iceberg-upsert", "iceberg", rest),
+            _sink("delta-append", "delta", {"table_uri": f"{folder}/delta-append/{{table}}", "write_mode": "append"}),
+        ]),
+        "mariadb": _pipeline("mariadb", endpoints["mariadb"], endpoints["mariadb"].more["database"], [
+            _sink("iceberg-append", "iceberg", disk),
+            _sink("delta-upsert", "delta", {"table_uri": f"{folder}/delta-upsert/{{table}}", "write_mode": "upsert"}),
+        ]),
+    }  # fmt: skip
+    files = []
+    for name, pipeline in pipelines.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+        files.append((path, platform))
+    return files
+
+
+def _platform(endpoints: Endpoints) -> dict[str, Any]:
+    registry = endpoints["registry"]
+    return {
+        "kafka": {
+            "bootstrap_servers": endpoints["kafka"].address,
+            "schema_registry_url": registry.url,
+            "topic_num_partitions": 2,
+        },
+        "connector": {
+            "connect_url": endpoints["connect"].url,
+            "converter": "avro-apicurio",
+            "registry_url": registry.more["converter_url"],
+        },
+    }
+
+
+def _pipeline(kind: str, database: Endpoint, schema: str, sinks: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "pipeline_id": f"demo-{kind}",
+        "topic_prefix": kind,
+        "source": {
+            "source_type": kind,
+            "host": database.host,
+            "port": database.port,
+            "database": database.more["database"],
+            "username": database.user,
+            "password": database.password,
+            "tables": [f"{schema}.{table}" for table in TABLES],
+        },
+        "sinks": sinks,
+    }
+
+
+def _sink(sink_id: str, kind: str, section: dict[str, Any]) -> dict[str, Any]:
+    # an interval and a size at which a minute of changes is a few tens of commits
+    return {"sink_id": sink_id, "sink_type": kind, kind: {**section, "batch_size": 5_000, "flush_interval_seconds": 2}}
