@@ -17,14 +17,13 @@ need postgresql-15 test -x /usr/lib/postgresql/15/bin/initdb
 need mariadb-server-core test -x /usr/sbin/mariadbd
 need mariadb-client-core command -v mariadb
 need chromium test -x /usr/bin/chromium
-need util-linux command -v setpriv
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0
 fi
 if [ "$(id -u)" != 0 ]; then
-    echo "Debian packages are missing. Run as root, then try again:" >&2
-    echo "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}" >&2
+    echo "Debian packages are missing: ${missing[*]}. Run this as root, then try again:" >&2
+    echo "  $(realpath "$0")" >&2
     exit 1
 fi
 

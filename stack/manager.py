@@ -80,8 +80,9 @@ def up(
     with _locked(state):
         running = {name for name, status in statuses(state).items() if status["state"] != "failed"}
         missing = [name for name in wanted if name not in running]
-        if running:
-            ports = json.loads((state / "ports.json").read_text())
+        if running and ports != (kept := json.loads((state / "ports.json").read_text())):
+            say("what runs here keeps its ports; to move it, stop it first by `cdc stack down`")
+            ports = kept
         if missing:
             _refuse_unreachable(state, missing)
             supervisors.await_leftovers(state, say)

@@ -30,7 +30,11 @@ def stack() -> None:
 @click.option("--port-offset", default=0, show_default=True, help="Added to every default port.")
 @click.option("--fresh", is_flag=True, help="Forget all data first.")
 def up(state: Path, only: str | None, port_offset: int, fresh: bool) -> None:
-    """Start the stack (what isn't running yet) and wait until it is healthy."""
+    """Start the stack (what isn't running yet) and wait until it is healthy.
+
+    The services run in the background. One that dies is started again, five times at most; `cdc stack status` shows
+    it. `cdc stack down` stops them; the data stays, unless the next `up` says --fresh.
+    """
     began = monotonic()
     if fresh:
         manager.wipe(state)
