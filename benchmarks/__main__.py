@@ -12,9 +12,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -153,16 +154,14 @@ def bench(appends: int, keys: int, changes: int, rounds: int, faust_events: int)
         services = Services(stack["kafka"].address, stack["registry"].url)
         append_log = load(services, "appends", None, workload.appends(appends))
         upsert_log = load(services, "accounts", workload.snapshot(keys), workload.changes(changes, keys))
-        plan = [
-            ("raw-aiokafka", lambda: peer("raw", services, append_log, appends)),
-            ("plain-faust", lambda: peer("faust", services, append_log, min(appends, faust_events))),
+        run_folder = Path(folder, "run")
+        plan: list[tuple[str, Callable[[], Run]]] = [
+            ("raw-aiokafka", partial(peer, "raw", services, append_log, appends)),
+            ("plain-faust", partial(peer, "faust", services, append_log, min(appends, faust_events))),
             *(
-                (
-                    f"lakeward {format} {mode}",
-                    lambda f=format, m=mode, log=log: ours(services, Path(folder, "run"), log, f, m),
-                )
+                (f"lakeward {form} {mode}", partial(ours, services, run_folder, log, form, mode))
                 for mode, log in (("append", append_log), ("upsert", upsert_log))
-                for format in ("iceberg", "delta")
+                for form in ("iceberg", "delta")
             ),
         ]
         for number in range(1, rounds + 1):
@@ -197,9 +196,8 @@ def show(runs: list[Run]) -> None:
     for run in runs:
         groups.setdefault((run.system, run.format, run.mode), []).append(run)
     raw = statistics.median(run.rows_per_s for run in groups["raw-aiokafka", None, "consume"])
-    table = Table(
-        title=f"medians of {len(next(iter(groups.values())))} rounds, {os.cpu_count()} cores, broker on the same machine"
-    )
+    rounds = len(next(iter(groups.values())))
+    table = Table(title=f"medians of {rounds} rounds, {os.cpu_count()} cores, broker on the same machine")
     for column in (
         "system",
         "format",
