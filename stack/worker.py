@@ -66,6 +66,11 @@ class WorkerProcess:
         assert self._process is not None, "the worker hasn't been started"
         return self._process.pid
 
+    @property
+    def log_start(self) -> int:
+        """Where in the log file the last `start` began, in bytes."""
+        return self._position
+
     def start(self) -> None:
         """Launch the worker; the log file is appended to over restarts."""
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,116 @@
+"""A pipeline that writes one topic four ways (format x mode), its workers, and the check of its four tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+from chaos_load import Load
+
+from config.pipeline import PipelineConfig
+from sinks.factory import plan_tables
+from stack.manager import Endpoints
+from stack.ports import free_port
+from stack.worker import WorkerProcess
+from stack.worker_log import WorkerLog
+from verify.lake import read_sink_table
+
+SINKS = ("iceberg-append", "iceberg-upsert", "delta-append", "delta-upsert")
+SESSION_TIMEOUT = 6.0
+"""The least that a broker grants by default: a killed worker's partitions are free after it."""
+
+GROUP = "chaos-pipe"
+
+
+class ChaosPipeline:
+    """The files of the pipeline; `worker()` makes workers, which share a data directory."""
+
+    def __init__(self, folder: Path, services: Endpoints, load: Load) -> None:
+        self.folder = folder
+        self.load = load
+        self.brokers = services["kafka"].address
+        self.data = folder / "data"
+        self.group = f"{GROUP}-{load.table}"
+        content: dict[str, Any] = {
+            "pipeline_id": load.table,
+            "topic_prefix": load.prefix,
+            "source": {"database": "chaos", "tables": [f"public.{load.table}"]},
+            "sinks": [self._sink(*sink.split("-")) for sink in SINKS],
+        }
+        self._config = PipelineConfig.model_validate(content)
+        kafka = {
+            "bootstrap_servers": self.brokers,
+            "schema_registry_url": services["registry"].url,
+            "group_id": GROUP,
+            "session_timeout_seconds": SESSION_TIMEOUT,
+        }
+        (folder / "pipeline.yaml").write_text(yaml.safe_dump(content))
+        (folder / "platform.yaml").write_text(yaml.safe_dump({"kafka": kafka}))
+        self._workers: list[WorkerProcess] = []
+
+    def _sink(self, form: str, mode: str) -> dict[str, Any]:
+        """Small and frequent commits: more of them to be killed in."""
+        section: dict[str, Any] = {"write_mode": mode, "batch_size": 200, "flush_interval_seconds": 0.3}
+        if form == "iceberg":
+            section |= {
+                "catalog_uri": f"sqlite:///{self.folder}/{mode}.db",
+                "warehouse": f"file://{self.folder}/warehouse-{mode}",
+                "table_name": "{table}",
+            }
+        else:
+            section |= {"table_uri": f"{self.folder}/delta-{mode}"}
+        return {"sink_id": f"{form}-{mode}", "sink_type": form, form: section}
+
+    def worker(self, name: str = "worker") -> WorkerProcess:
+        """A worker that hasn't been started."""
+        files = self.folder / "pipeline.yaml", self.folder / "platform.yaml"
+        worker = WorkerProcess(*files, self.data, self.folder / f"{name}.log", web_port=free_port())
+        self._workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        """End the load and the workers."""
+        for worker in self._workers:
+            if worker.running():
+                worker.kill()
+        self.load.stop()
+
+    def catch_up(self, worker: WorkerProcess, log: WorkerLog) -> None:
+        """Wait until one worker, alone, has brought everything to all four tables."""
+        del worker
+        log.wait_for(lambda: log.reached(self.load.ends, *SINKS), "everything in all tables", 120)
+
+    def assert_tables_exact(self) -> None:
+        """Append tables hold every change once, upsert tables each key's last: nothing lost, nothing doubled."""
+        for plan in plan_tables(self._config):
+            table = read_sink_table(plan, self.load.topic)
+            assert table is not None, plan.target.sink_id
+            found = pl.from_arrow(table.select(["_cdc_partition", "_cdc_offset", "_cdc_op", "id", "balance", "status"]))
+            assert isinstance(found, pl.DataFrame)
+            found = found.select(
+                partition=pl.col("_cdc_partition").cast(pl.Int32),
+                offset=pl.col("_cdc_offset").cast(pl.Int64),
+                op=pl.col("_cdc_op").cast(pl.String),
+                id=pl.col("id"),
+                cents=(pl.col("balance") * 100).cast(pl.Int64),
+                status=pl.col("status").cast(pl.String),
+            )
+            if plan.settings.write_mode == "append":
+                assert_same(plan.target.sink_id, found, self.load.changelog(), ["partition", "offset"])
+            else:
+                assert_same(plan.target.sink_id, found, self.load.end_state(), ["id"])
+
+
+def assert_same(name: str, found: pl.DataFrame, expected: pl.DataFrame, key: list[str]) -> None:
+    """Equal as sets of rows with one row per key; else says what is missing, extra, doubled or different."""
+    doubled = found.group_by(key).len().filter(pl.col("len") > 1).sort(key)
+    assert doubled.is_empty(), f"{name}: {len(doubled)} keys are there more than once: {doubled.head(5).rows()}"
+    lost = expected.join(found, on=key, how="anti").sort(key)
+    assert lost.is_empty(), f"{name}: {len(lost)} rows are lost, the first: {lost.head(5).rows()}"
+    extra = found.join(expected, on=key, how="anti").sort(key)
+    assert extra.is_empty(), f"{name}: {len(extra)} rows shouldn't be there, the first: {extra.head(5).rows()}"
+    found, expected = found.sort(key), expected.select(found.columns).sort(key)
+    unequal = [(a, b) for a, b in zip(found.rows(), expected.rows(), strict=True) if a != b]
+    assert not unequal, f"{name}: {len(unequal)} rows differ, the first (found, expected): {unequal[:3]}"

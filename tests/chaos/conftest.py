@@ -1,0 +1,31 @@
+"""Kafka and the registry, and a load on a topic of its own with the files of a pipeline that writes it four ways."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.manager import Endpoints
+from stack.testing import StartServices
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from chaos_load import Load
+from chaos_pipeline import ChaosPipeline
+
+
+@pytest.fixture(scope="session")
+def streaming(start_services: StartServices) -> Endpoints:
+    """Kafka and the schema registry."""
+    return start_services("kafka", "registry")
+
+
+@pytest.fixture
+def chaos(streaming: Endpoints, tmp_path: Path) -> Iterator[ChaosPipeline]:
+    """A pipeline over a topic of four partitions; its load and its workers end with the test."""
+    pipeline = ChaosPipeline(tmp_path, streaming, Load(streaming))
+    yield pipeline
+    pipeline.close()
