@@ -18,12 +18,15 @@ from sources.changes import Chunk, DecodedChunk, TopicPartition
 
 RATE_WINDOW_SECONDS = 30.0
 
+SHORTEST_WINDOW_SECONDS = 5.0
+"""A first commit brings rows of several seconds at once: dividing them by less would show a rate that never was."""
+
 
 @dataclass
 class Rate:
     """Rows per second over the last `RATE_WINDOW_SECONDS`, or since this was made if that is shorter."""
 
-    _born: float = field(default_factory=monotonic)
+    _born: float = field(default_factory=lambda: monotonic())
     _events: deque[tuple[float, int]] = field(default_factory=deque)
     _sum: int = 0
 
@@ -36,11 +39,11 @@ class Rate:
     def per_second(self) -> float:
         """The mean over the window."""
         self._forget()
-        return self._sum / min(RATE_WINDOW_SECONDS, max(1.0, monotonic() - self._born))
+        return self._sum / min(RATE_WINDOW_SECONDS, max(SHORTEST_WINDOW_SECONDS, monotonic() - self._born))
 
     def _forget(self) -> None:
         horizon = monotonic() - RATE_WINDOW_SECONDS
-        while self._events and self._events[0][0] < horizon:
+        while self._events and self._events[0][0] <= horizon:
             self._sum -= self._events.popleft()[1]
 
 

@@ -1,4 +1,4 @@
-"""The pages of a worker, on Faust's own web server.
+"""The pages of a worker, on Faust's own web server, and the log line `consumer.lag`.
 
 /stats/      the stats page, for people          /healthz   200 while the process lives
 /api/stats   the same as JSON                    /readyz    200 or 503, with what is wrong
@@ -11,13 +11,16 @@ from importlib.resources import files
 from typing import Any
 
 import orjson
+import structlog
 
 from app.application import LakewardApp
 from app.pages.connector import ConnectorWatch
 from app.pages.metrics import exposition
-from app.pages.readiness import readiness
+from app.pages.readiness import partition_lags, readiness
 from app.pages.view import WorkerStats
 from config.environment import Settings
+
+log = structlog.get_logger("lakeward.lag")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -33,7 +36,7 @@ _ASSETS = {"stats.html": "text/html", "stats.css": "text/css", "stats.js": "text
 
 
 def register_pages(app: LakewardApp, settings: Settings) -> None:
-    """Add the pages to the app's web server; called once while the app is built."""
+    """Add the pages to the app's web server and the regular log line; called once while the app is built."""
     stats = WorkerStats(app, settings)
     connector = ConnectorWatch(settings.platform.connector, settings.pipeline.pipeline_id, stats.redact)
 
@@ -54,6 +57,12 @@ def register_pages(app: LakewardApp, settings: Settings) -> None:
     async def metrics(view: Any, request: Any) -> Any:  # noqa: ARG001
         text = exposition(await stats.snapshot())
         return view.bytes(text.encode(), content_type="text/plain; version=0.0.4", headers=dict(_HEADERS))
+
+    @app.timer(settings.platform.lag_monitor_interval_seconds)
+    async def log_lag() -> None:
+        lags = partition_lags(await stats.snapshot(), stats.committable())
+        if lags:
+            log.info("consumer.lag", total_lag=sum(lag["lag"] or 0 for lag in lags), partitions=lags)
 
     for name in _ASSETS:
         _serve_asset(app, name)

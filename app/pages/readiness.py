@@ -21,7 +21,6 @@ def readiness(
     more), a broker that doesn't answer. A Connect that can't be reached, or that has no such connector, is reported
     only: topics may be fed from elsewhere. A worker without a partition is ready to get some.
     """
-    ends = {TopicPartition(p.topic, p.partition): p.log_end for p in snapshot.partitions}
     ready = snapshot.state.level != "error" and snapshot.state.name not in NOT_READY and not connector.failed
     source: dict[str, Any] = {
         "connector": {"state": connector.state},
@@ -39,12 +38,21 @@ def readiness(
             | ({"error": sink.error.message} if sink.error is not None and not sink.error.over else {})
             for sink in snapshot.sinks
         ],
-        "consumer_lag": [
-            {"topic": tp.topic, "partition": tp.partition, "lag": _lag(ends.get(tp), offset), "offset": offset}
-            for tp, offset in sorted(committable.items())
-        ],
+        "consumer_lag": partition_lags(snapshot, committable),
     }
 
 
-def _lag(end: int | None, offset: int | None) -> int | None:
-    return max(0, end - offset) if end is not None and offset is not None else None
+def partition_lags(snapshot: Snapshot, committable: Mapping[TopicPartition, int | None]) -> list[dict[str, Any]]:
+    """How far the slowest sink of each of this worker's partitions is behind the log's end (None: not known yet)."""
+    lags: dict[TopicPartition, int | None] = {}
+    for row in snapshot.partitions:
+        tp = TopicPartition(row.topic, row.partition)
+        if tp in lags:
+            known = lags[tp]
+            lags[tp] = None if known is None or row.lag_rows is None else max(known, row.lag_rows)
+        else:
+            lags[tp] = row.lag_rows
+    return [
+        {"topic": tp.topic, "partition": tp.partition, "lag": lags.get(tp), "offset": offset}
+        for tp, offset in sorted(committable.items())
+    ]
