@@ -2,9 +2,9 @@
 
 One RocksDB per worker, shared by all tables. Per (table, topic, partition) it maps an encoded key to (data file, row
 position), beside the state at which that is true: the partition's next offset and a fingerprint of its live files.
-Keys, files and state change in one write batch. The write-ahead log is off: after a crash the database is what it was
-at its last flush, state included, and the owner sees from the state that it has to rebuild. It is a cache: whoever
-reads it compares the state with the table first.
+Keys, files and state change in one write batch. After a crash the database is what it was at its last flush, state
+included, and the owner sees from the state that it has to rebuild. It is a cache: whoever reads it compares the state
+with the table first.
 
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
@@ -16,7 +16,6 @@ Layout (numbers big-endian, so that a partition's keys are neighbours):
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +25,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import structlog
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import WriteBatch
 
+from tables.index_database import IndexDatabase
 from tables.key_encoding import encode_keys
-
-log = structlog.get_logger("lakeward.index")
-
-BLOCK_CACHE_BYTES = 64 << 20
-WRITE_BUFFER_BYTES = 32 << 20
-"""Memory per worker: the block cache, and up to three write buffers."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ def fingerprint(paths: Iterable[str], start: int = 0) -> int:
 
 
 class KeyIndex:
-    """The worker's database. Partitions are used by one thread each; opening and closing is thread-safe."""
+    """The worker's index. Partitions are used by one thread each; opening and closing is thread-safe."""
 
     _open: dict[Path, KeyIndex] = {}  # noqa: RUF012 - the process's registry, guarded by _guard
     _guard = threading.Lock()
@@ -72,10 +65,7 @@ class KeyIndex:
         self.path = path
         self._users = 0
         self._lock = threading.Lock()
-        self._db = self._open_or_recreate()
-        self._no_wal = WriteOptions()
-        self._no_wal.disable_wal = True
-        self._numbers = [json.loads(value)["number"] for _, value in self._scan(b"M")]
+        self._database = IndexDatabase(path)
 
     @classmethod
     def shared(cls, path: Path) -> KeyIndex:
@@ -86,77 +76,40 @@ class KeyIndex:
             index._users += 1
             return index
 
-    @classmethod
-    def open(cls, path: Path) -> KeyIndex:
-        """The same as `shared`: a folder's database is opened once per process."""
-        return cls.shared(path)
-
     def close(self) -> None:
         """Let go; the last user flushes and closes the database."""
         with self._guard:
             self._users -= 1
-            if self._users == 0:
-                del self._open[self.path]
-                self._db.flush()
-                self._db.close()
+            if self._users <= 0:
+                self._open.pop(self.path, None)
+                self._database.close()
 
     def partition(self, table_id: str, topic: str, partition: int) -> PartitionIndex:
-        """The entries of one Kafka partition of one table."""
+        """The entries of one Kafka partition of one table. Raises IndexDamaged, as all that is done with it does."""
         key = b"M" + json.dumps([table_id, topic, partition]).encode()
         with self._lock:
-            found = self._db.get(key)
-            if found is not None:
-                return PartitionIndex(self, key, json.loads(found))
-            number = max(self._numbers, default=0) + 1
-            self._numbers.append(number)
-            meta = {"number": number, "next_offset": None, "files": 0, "file_id": 0}
-            self._db.put(key, json.dumps(meta).encode(), write_opt=self._no_wal)
-            return PartitionIndex(self, key, meta)
+            generation = self._database.generation
+            known = dict(self._database.scan(b"M", generation))
+            if key not in known:
+                number = max((json.loads(meta)["number"] for meta in known.values()), default=0) + 1
+                meta = {"number": number, "next_offset": None, "files": 0, "file_id": 0}
+                known[key] = json.dumps(meta).encode()
+                batch = WriteBatch(raw_mode=True)
+                batch.put(key, known[key])
+                self._database.write(batch, generation)
+        return PartitionIndex(self._database, generation, key, json.loads(known[key]))
 
     def disk_bytes(self) -> int:
         """Size on disk."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
-    def write(self, batch: WriteBatch) -> None:
-        """Apply a batch atomically."""
-        self._db.write(batch, write_opt=self._no_wal)
-
-    def get(self, keys: list[bytes]) -> list[bytes | None]:
-        """Values of many keys; fastest when they are sorted."""
-        values: list[bytes | None] = self._db.get(keys)
-        return values
-
-    def scan(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
-        """All entries whose key begins with `prefix`, in order."""
-        return self._scan(prefix)
-
-    def delete_range(self, prefix: bytes) -> None:
-        """Forget all entries whose key begins with `prefix`."""
-        self._db.delete_range(prefix, _after(prefix), write_opt=self._no_wal)
-
-    def _scan(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
-        options = ReadOptions()
-        options.set_iterate_upper_bound(_after(prefix))
-        entries = self._db.iter(options)
-        entries.seek(prefix)
-        while entries.valid():
-            yield entries.key(), entries.value()
-            entries.next()
-
-    def _open_or_recreate(self) -> Rdict:
-        try:
-            return _open_database(self.path)
-        except Exception as error:  # rocksdict raises plain Exception; whatever is wrong with a cache, begin anew
-            log.warning("index.corrupt", path=str(self.path), error=str(error))
-            shutil.rmtree(self.path, ignore_errors=True)
-            return _open_database(self.path)
-
 
 class PartitionIndex:
     """One Kafka partition's entries. `state` is None until a rebuild or a commit has recorded one."""
 
-    def __init__(self, index: KeyIndex, key: bytes, meta: Mapping[str, int | None]) -> None:
-        self._index = index
+    def __init__(self, database: IndexDatabase, generation: int, key: bytes, meta: Mapping[str, int | None]) -> None:
+        self._database = database
+        self._generation = generation
         self._key = key
         number = meta["number"]
         assert number is not None
@@ -165,13 +118,13 @@ class PartitionIndex:
         self._meta_number = number
         offset = meta["next_offset"]
         self.state = None if offset is None else IndexState(offset, meta["files"] or 0)
-        entries = index.scan(b"F" + self._number)
+        entries = database.scan(b"F" + self._number, generation)
         self.paths = {int.from_bytes(k[5:9], "big"): v.decode() for k, v in entries}
 
     def look_up(self, keys: pa.Table) -> Positions:
         """Where the rows of these keys (distinct, no nulls) lie; keys without a row are left out."""
         encoded = self._encode(keys)
-        found = [value for value in self._index.get(encoded) if value is not None]
+        found = [value for value in self._database.get(encoded, self._generation) if value is not None]
         pairs = np.frombuffer(b"".join(found), dtype="<u4").reshape(-1, 2)
         return Positions(pairs[:, 0], pairs[:, 1])
 
@@ -201,7 +154,7 @@ class PartitionIndex:
         for path, keys, positions in files:
             batch = WriteBatch(raw_mode=True)
             self._place(batch, path, self._encode(keys, ordered=False), positions.astype("<u4"))
-            self._index.write(batch)
+            self._database.write(batch, self._generation)
             rows += len(positions)
         batch = WriteBatch(raw_mode=True)
         self._record(batch, next_offset, fingerprint_)  # only now: a rebuild that is cut short isn't believed
@@ -212,9 +165,9 @@ class PartitionIndex:
         self.state = None
         batch = WriteBatch(raw_mode=True)
         batch.put(self._key, json.dumps(self._meta(None, 0)).encode())
-        self._index.write(batch)
+        self._database.write(batch, self._generation)
         for kind in (b"K", b"F"):
-            self._index.delete_range(kind + self._number)
+            self._database.delete_range(kind + self._number, self._generation)
         self.paths.clear()
 
     def _place(self, batch: WriteBatch, path: str, keys: list[bytes], positions: npt.NDArray[np.uint32]) -> None:
@@ -232,7 +185,7 @@ class PartitionIndex:
     def _record(self, batch: WriteBatch, next_offset: int, files: int) -> None:
         """Write the batch, with the state that it leads to."""
         batch.put(self._key, json.dumps(self._meta(next_offset, files)).encode())
-        self._index.write(batch)
+        self._database.write(batch, self._generation)
         self.state = IndexState(next_offset, files)  # not before: entries that a full disk refused must not be believed
 
     def _meta(self, next_offset: int | None, files: int) -> dict[str, int | None]:
@@ -245,24 +198,3 @@ class PartitionIndex:
 
     def _encode(self, keys: pa.Table, *, ordered: bool = True) -> list[bytes]:
         return encode_keys(keys, b"K" + self._number, ordered=ordered)
-
-
-def _after(prefix: bytes) -> bytes:
-    """The smallest key greater than all that begin with `prefix`."""
-    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
-
-
-def _open_database(path: Path) -> Rdict:
-    path.mkdir(parents=True, exist_ok=True)
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
-    options.set_max_write_buffer_number(3)
-    options.set_max_background_jobs(2)
-    blocks = BlockBasedOptions()
-    blocks.set_bloom_filter(10, False)  # most look-ups of an insert-heavy stream find nothing
-    blocks.set_block_cache(Cache(BLOCK_CACHE_BYTES))
-    blocks.set_cache_index_and_filter_blocks(True)
-    options.set_block_based_table_factory(blocks)
-    options.set_keep_log_file_num(2)
-    return Rdict(str(path), options)

@@ -46,6 +46,7 @@ from sinks.iceberg.state import SinkState, offsets_key
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sources.changes import TableSchema, TopicPartition
+from tables.index_database import IndexDamaged
 from tables.key_index import KeyIndex
 
 log = structlog.get_logger("lakeward.iceberg")
@@ -120,6 +121,10 @@ class IcebergSink(Sink):
                 log.info("iceberg.conflict", table=self.target.name, attempt=attempt + 1, reason=str(conflict))
                 self._table = None
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
+            except IndexDamaged as damage:
+                log.warning("iceberg.index_damaged", table=self.target.name, attempt=attempt + 1, reason=str(damage))
+                if self._upserts is not None:
+                    self._upserts.forget()
             except CommitUnknown as error:
                 self._table = None
                 raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error

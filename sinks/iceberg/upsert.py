@@ -23,6 +23,7 @@ from sinks.iceberg.rebuild import live_keys
 from sinks.iceberg.state import SinkState
 from sinks.reduce import Reduced, reduce
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
+from tables.index_database import IndexDamaged
 from tables.key_index import IndexState, KeyIndex, PartitionIndex, Positions, fingerprint
 
 log = structlog.get_logger("lakeward.index")
@@ -118,8 +119,18 @@ class Upserts:
             delete_files.append(staging.position_deletes(paths, rows, place.spec_id, place.partition))
         return RowDelta(parts, delete_files, key)
 
+    def forget(self) -> None:
+        """Take the partitions' entries from the index anew: it was damaged."""
+        self._partitions.clear()
+
     def landed(self, delta: RowDelta, batch: Batch) -> None:
         """The snapshot with `delta` is the table's: record it."""
+        try:
+            self._record(delta, batch)
+        except IndexDamaged:  # the commit stands; the next one rebuilds
+            self.forget()
+
+    def _record(self, delta: RowDelta, batch: Batch) -> None:
         done = {part.tp: part for part in delta.parts}
         for tp, span in batch.ranges.items():
             part = done.get(tp, PartitionDelta(tp, [], None))

@@ -112,14 +112,14 @@ def test_rebuild_that_is_cut_short_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_commit_that_could_not_be_kept_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: object) -> None:
+    def full(*_: object) -> None:
         raise OSError("no space left on device")
 
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
         part.apply([("a.parquet", keys(1))], None, 3, 7)
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
-            patch.setattr(index, "write", full)
+            patch.setattr(index._database, "write", full)
             part.apply([("b.parquet", keys(2))], None, 5, 8)
         assert part.state != IndexState(5, 8)
 
@@ -140,7 +140,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_kill_leaves_a_state_that_matches_its_entries(tmp_path: Path) -> None:
     path = tmp_path / "index"
-    for commits in (40, 700, 40, 700):
+    for commits in (40, 700, 40):
         subprocess.run([sys.executable, "-c", _KILLED, str(path), str(commits)], check=False)
         with opened(path) as index:
             part = index.partition("t", "orders", 0)

@@ -1,0 +1,142 @@
+"""The RocksDB under the key index: bounded memory, no write-ahead log, and begun anew when it turns out damaged.
+
+The log is off: after a crash the database is what it was at its last flush. All of it is a cache, so a damaged one
+(RocksDB checks a checksum per block read) is deleted, and whoever used it takes its part again and rebuilds it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+from rocksdict import BlockBasedOptions, Cache, DbClosedError, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+
+from config.errors import ConfigurationError
+
+log = structlog.get_logger("lakeward.index")
+
+BLOCK_CACHE_BYTES = 64 << 20
+WRITE_BUFFER_BYTES = 32 << 20
+"""Memory per worker: the block cache, and up to three write buffers."""
+
+
+class IndexDamaged(Exception):
+    """The database was damaged and has been begun anew: what was taken from it before has to be taken again."""
+
+
+class IndexDatabase:
+    """One database, used by any thread. `generation` grows when it is begun anew; callers say which one they mean."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.generation = 0
+        self._lock = threading.Lock()
+        self._no_wal = WriteOptions()
+        self._no_wal.disable_wal = True
+        self._db = self._open_or_begin_anew()
+
+    def close(self) -> None:
+        """Flush and close."""
+        try:
+            self._db.flush()
+        except Exception as error:  # rocksdict raises plain Exception; what isn't flushed is rebuilt next time
+            log.warning("index.not_flushed", path=str(self.path), error=str(error))
+        with suppress(DbClosedError):
+            self._db.close()
+
+    def get(self, keys: list[bytes], generation: int) -> list[bytes | None]:
+        """Values of many keys; fastest when they are sorted."""
+        with self._sound(generation):
+            values: list[bytes | None] = self._db.get(keys)
+            return values
+
+    def write(self, batch: WriteBatch, generation: int) -> None:
+        """Apply a batch atomically."""
+        with self._sound(generation):
+            self._db.write(batch, write_opt=self._no_wal)
+
+    def delete_range(self, prefix: bytes, generation: int) -> None:
+        """Forget all entries whose key begins with `prefix`."""
+        with self._sound(generation):
+            self._db.delete_range(prefix, _after(prefix), write_opt=self._no_wal)
+
+    def scan(self, prefix: bytes, generation: int) -> list[tuple[bytes, bytes]]:
+        """All entries whose key begins with `prefix`, in order."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(_after(prefix))
+        found = []
+        with self._sound(generation):
+            entries = self._db.iter(options)
+            try:
+                entries.seek(prefix)
+                while entries.valid():
+                    found.append((entries.key(), entries.value()))
+                    entries.next()
+                entries.status()  # damage ends an iteration like the end of the data does
+            finally:
+                del entries  # an error's traceback would hold it, and it the database's lock
+        return found
+
+    @contextmanager
+    def _sound(self, generation: int) -> Iterator[None]:
+        if generation != self.generation:
+            raise IndexDamaged(f"the key index at {self.path} was begun anew")
+        try:
+            yield
+        except DbClosedError as error:
+            if generation == self.generation:
+                raise
+            raise IndexDamaged(f"the key index at {self.path} was begun anew") from error
+        except Exception as error:  # rocksdict raises plain Exception, whose text begins with RocksDB's status
+            if not str(error).startswith("Corruption"):
+                raise
+            self._begin_anew(generation, error)
+            raise IndexDamaged(f"the key index at {self.path} was damaged: {error}") from error
+
+    def _begin_anew(self, generation: int, error: Exception) -> None:
+        with self._lock:
+            if generation == self.generation:
+                self._db.close()
+                self._db = self._recreated(error)
+                self.generation += 1
+
+    def _open_or_begin_anew(self) -> Rdict:
+        try:
+            return _open(self.path)
+        except Exception as error:  # rocksdict raises plain Exception; whatever is wrong with a cache, begin anew
+            if "lock file" in str(error) or "lock hold by current process" in str(error):
+                raise ConfigurationError(
+                    f"the key index at {self.path} is in use by another process: give each worker a data folder of"
+                    " its own (CDC_DATA_DIR)"
+                ) from error
+            return self._recreated(error)
+
+    def _recreated(self, error: Exception) -> Rdict:
+        log.warning("index.damaged", path=str(self.path), error=str(error))
+        shutil.rmtree(self.path, ignore_errors=True)
+        return _open(self.path)
+
+
+def _after(prefix: bytes) -> bytes:
+    """The smallest key greater than all that begin with `prefix`."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+
+
+def _open(path: Path) -> Rdict:
+    path.mkdir(parents=True, exist_ok=True)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_max_background_jobs(2)
+    blocks = BlockBasedOptions()
+    blocks.set_bloom_filter(10, False)  # most look-ups of an insert-heavy stream find nothing
+    blocks.set_block_cache(Cache(BLOCK_CACHE_BYTES))
+    blocks.set_cache_index_and_filter_blocks(True)
+    options.set_block_based_table_factory(blocks)
+    options.set_keep_log_file_num(2)
+    return Rdict(str(path), options)

@@ -1,0 +1,291 @@
+"""The key index of an Iceberg table is believed only while it is true: otherwise it is rebuilt, and nothing doubles."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from contract_base import committed, expected, inserts, opened
+from contract_events import LINES, TOPIC, batch, changes, empty_batch, folded, order
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from iceberg_harness import IcebergHarness
+from pyiceberg.expressions import EqualTo
+from pyiceberg.table import Table
+from structlog.testing import capture_logs
+
+from sources.changes import ChangeBatch, TableSchema, TopicPartition
+
+
+@contextmanager
+def rebuilds(*expected_rows: int) -> Iterator[None]:
+    """Inside, exactly these rebuilds of an index happen, of so many rows each."""
+    with capture_logs() as logs:
+        yield
+    assert [entry["rows"] for entry in logs if entry["event"] == "index.rebuilt"] == list(expected_rows)
+
+
+def updates(first: int, *keys: int, name: str = "new", partition: int = 0) -> ChangeBatch:
+    return changes([order("u", key, name) for key in keys], first, partition=partition)
+
+
+def present(harness: IcebergHarness) -> Table:
+    table = harness.table()
+    assert table is not None
+    return table
+
+
+def damage(folder: Path) -> None:
+    """Overwrite the middle of each table file of a RocksDB: it opens, and reading finds the damage."""
+    for file in folder.glob("*.sst"):
+        content = bytearray(file.read_bytes())
+        content[8 : max(16, len(content) // 2)] = b"\xaa" * (max(16, len(content) // 2) - 8)
+        file.write_bytes(content)
+
+
+def test_restart_with_its_index_reads_nothing_anew(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = inserts(0, 5), updates(5, 0, 20), updates(7, 0, 30)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+        sink.write(batch(parts[1]))
+    with rebuilds(), closing(opened(harness)) as sink:
+        sink.write(batch(parts[2]))
+    assert harness.rows() == folded(*parts)
+
+
+def test_lost_index_is_rebuilt_without_the_deleted_rows(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = inserts(0, 5), changes([order("u", 0, "new"), order("d", 10)], 5), updates(7, 0, 10, 20)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+        sink.write(batch(parts[1]))
+    shutil.rmtree(tmp_path / "index-0")
+    with rebuilds(4), closing(opened(harness)) as sink:
+        sink.write(batch(parts[2]))
+    assert harness.rows() == folded(*parts)
+
+
+def test_damaged_index_is_rebuilt(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = inserts(0, 500), updates(500, *range(0, 5000, 70))
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+    damage(tmp_path / "index-0")
+    with rebuilds(500), closing(opened(harness)) as sink:
+        sink.write(batch(parts[1]))
+    assert harness.rows() == folded(*parts)
+
+
+def test_index_of_an_older_time_is_rebuilt(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = inserts(0, 3), updates(3, 0, 10), updates(5, 0, 10, 20)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+    shutil.copytree(tmp_path / "index-0", tmp_path / "old")
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[1]))
+    shutil.rmtree(tmp_path / "index-0")
+    shutil.copytree(tmp_path / "old", tmp_path / "index-0")
+    with rebuilds(3), closing(opened(harness)) as sink:
+        sink.write(batch(parts[2]))
+    assert harness.rows() == folded(*parts)
+
+
+def test_index_of_a_table_that_was_dropped_is_not_used_for_its_successor(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 3)))
+    harness.drop()
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 3)))
+        sink.write(batch(updates(3, 0, 10)))
+    assert harness.rows() == folded(inserts(0, 3), updates(3, 0, 10))
+
+
+def test_commits_of_other_workers_cost_no_rebuild(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    ours = [inserts(0, 3), *(updates(3 + n, 10 * (n % 3), name=f"v{n}") for n in range(6))]
+    theirs = [inserts(0, 3, partition=1), *(updates(3 + n, 1, name=f"w{n}", partition=1) for n in range(6))]
+    with closing(opened(harness)) as one, closing(opened(harness)) as two, rebuilds():
+        for mine, yours in zip(ours, theirs, strict=True):
+            one.write(batch(mine))
+            two.write(batch(yours))
+    assert harness.rows() == folded(*ours, *theirs)
+
+
+def test_partition_that_comes_back_from_another_worker_knows_its_rows(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(0, 2), inserts(0, 1, partition=1), inserts(1, 3, partition=1), inserts(2, 2)]
+    with closing(opened(harness)) as one, closing(opened(harness)) as two:
+        for writer, part in zip((one, one, two, one), parts, strict=True):
+            writer.write(batch(part))
+        taken = updates(4, 1, 11, 21, 31, partition=1)
+        one.write(batch(taken))
+    assert harness.rows() == folded(*parts, taken)
+
+
+def test_rows_that_another_engine_rewrote_are_still_found(tmp_path: Path) -> None:
+    """An overwrite stands for a compaction: other files, without position deletes, with names of their own."""
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(0, 4), updates(4, 0), inserts(0, 3, partition=1)]
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+        sink.write(batch(parts[1], parts[2]))
+        table = present(harness)
+        rows = table.scan().to_arrow()
+        table.overwrite(rows)
+        assert harness.rows() == folded(*parts)
+        later = [updates(5, 0, 10), changes([order("d", 1), order("u", 11, "n")], 3, partition=1)]
+        sink.write(batch(*later))
+        assert harness.rows() == folded(*parts, *later)
+        last = [updates(7, 0, 30)]
+        sink.write(batch(*last))
+    assert harness.rows() == folded(*parts, *later, *last)
+
+
+def test_row_that_another_engine_deleted_can_come_back(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 3)))
+        present(harness).delete(EqualTo("id", 10))
+        sink.write(batch(updates(3, 10, 20)))
+    assert harness.rows() == folded(inserts(0, 3), updates(3, 10, 20))
+
+
+def test_rolled_back_table_is_written_again_from_there(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = inserts(0, 3), updates(3, 0, 10), updates(5, 0, 20)
+    with closing(opened(harness)) as sink:
+        first = sink.write(batch(parts[0])).version
+        sink.write(batch(parts[1]))
+    assert first is not None
+    with present(harness).manage_snapshots() as snapshots:
+        snapshots.rollback_to_snapshot(first)
+    assert committed(harness) == {TopicPartition(TOPIC, 0): 3}
+    with closing(opened(harness)) as sink:
+        sink.write(batch(*parts[1:]))
+    assert harness.rows() == folded(*parts)
+
+
+@pytest.mark.parametrize("names", [("region", "line"), ("line", "region")])
+def test_composite_keys_are_found_after_a_rebuild(names: tuple[str, str], tmp_path: Path) -> None:
+    schema = TableSchema(LINES.columns, names, 9)
+    harness = IcebergHarness("upsert", tmp_path)
+    start = changes([("c", {"region": r, "line": n, "name": "old"}) for r in "ab" for n in (1, 2)], 0, schema=schema)
+    later = changes(
+        [("u", {"region": "a", "line": 1, "name": "new"}), ("d", {"region": "b", "line": 2})], 4, schema=schema
+    )
+    with closing(opened(harness)) as sink:
+        sink.write(batch(start))
+    shutil.rmtree(tmp_path / "index-0")
+    with closing(opened(harness)) as sink:
+        sink.write(batch(later))
+    assert harness.rows() == folded(start, later)
+
+
+@pytest.mark.parametrize("rebuilt", [False, True], ids=["kept", "rebuilt"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.int16(), 7),
+        (pa.bool_(), True),
+        (pa.string(), "ключ"),
+        (pa.large_string(), "ключ"),
+        (pa.binary(), b"\x00\xff"),
+        (pa.binary(16), bytes(range(16))),
+        (pa.decimal128(20, 0), 2**64 - 1),
+        (pa.decimal128(9, 2), -7),
+        (pa.date32(), datetime(1969, 7, 20).date()),  # noqa: DTZ001 -- a date
+        (pa.time64("us"), datetime(2026, 1, 1, 1, 2, 3, 4).time()),  # noqa: DTZ001 -- a time of day
+        (pa.timestamp("us"), datetime(1969, 7, 20, 1, 2, 3, 4)),  # noqa: DTZ001 -- a timestamp without zone
+        (pa.timestamp("ms"), datetime(2026, 7, 20, 1, 2, 3, 4000)),  # noqa: DTZ001 -- a timestamp without zone
+        (pa.timestamp("us", tz="UTC"), datetime(2026, 7, 20, 1, 2, 3, 4)),  # noqa: DTZ001 -- taken as UTC
+    ],
+    ids=str,
+)
+def test_key_of_each_type_is_found_again(kind: pa.DataType, value: Any, rebuilt: bool, tmp_path: Path) -> None:
+    schema = TableSchema(pa.schema([pa.field("k", kind, nullable=False), pa.field("v", pa.string())]), ("k",), 1)
+    harness = IcebergHarness("upsert", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(changes([("c", {"k": value, "v": "old"})], 0, schema=schema)))
+    if rebuilt:
+        shutil.rmtree(tmp_path / "index-0")
+    with closing(opened(harness)) as sink:
+        sink.write(batch(changes([("u", {"k": value, "v": "new"})], 1, schema=schema)))
+    assert [row["v"] for row in harness.rows()] == ["new"]
+
+
+Step = tuple[str, int, int]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "write", "write", "write", "back", "restart", "lose", "damage", "rewrite", "empty"]),
+        st.integers(0, 1),
+        st.integers(1, 6),
+    ),
+    min_size=4,
+    max_size=12,
+)
+LOG = st.lists(st.tuples(st.sampled_from("cuud"), st.integers(0, 5), st.sampled_from("xyz")), min_size=60, max_size=60)
+
+
+@pytest.mark.parametrize("partition_by", [(), ("name",), ("bucket(3, id)", "name")], ids=str)
+def test_any_history_of_writers_restarts_and_losses_ends_as_the_fold(partition_by: tuple[str, ...]) -> None:
+    """Two writers take any partition at any time, restart, lose or damage their index; another engine rewrites the
+    table in between. With `partition_by`, rows move between table partitions as their name changes."""
+
+    @settings(
+        max_examples=5,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        phases=[Phase.explicit, Phase.generate],
+    )
+    @given(STEPS, st.tuples(LOG, LOG))
+    def run(steps: list[Step], logs: tuple[list[tuple[str, int, str]], ...]) -> None:
+        with TemporaryDirectory() as folder:
+            _play(IcebergHarness("upsert", Path(folder), partition_by=partition_by), steps, logs)
+
+    run()
+
+
+def _play(harness: IcebergHarness, steps: list[Step], logs: tuple[list[tuple[str, int, str]], ...]) -> None:
+    rows = [[order(op, 2 * key + p, name) for op, key, name in log] for p, log in enumerate(logs)]
+    done = [0, 0]
+    sinks = [opened(harness), opened(harness)]
+    for number, (what, which, size) in enumerate([*steps, ("write", 0, 2), ("write", 1, 2)]):
+        tp = (which + number) % 2
+        if what in ("restart", "lose", "damage"):
+            sinks[which].close()
+            if what != "restart":
+                folder = harness.free[-1]
+                (shutil.rmtree if what == "lose" else damage)(folder)
+            sinks[which] = opened(harness)
+        elif what == "rewrite":
+            table = harness.table()
+            if table is not None and table.current_snapshot() is not None:
+                table.overwrite(table.scan().to_arrow())
+        elif what == "empty":
+            sinks[which].write(empty_batch(done[tp], done[tp] + size, partition=tp))
+            rows[tp][done[tp] : done[tp]] = [("skip", {})] * size
+            done[tp] += size
+        else:
+            first = max(0, done[tp] - (size if what == "back" else 0))
+            while first and rows[tp][first][0] == "skip":
+                first += 1
+            sinks[which].write(batch(_part(rows, tp, first, max(first + size, done[tp]))))
+            done[tp] = max(first + size, done[tp])
+    for sink in sinks:
+        sink.close()
+    assert harness.rows() == expected(harness, *(_part(rows, tp, 0, done[tp]) for tp in (0, 1)))
+
+
+def _part(rows: list[list[tuple[str, Any]]], tp: int, first: int, end: int) -> ChangeBatch:
+    there = [n for n in range(first, end) if rows[tp][n][0] != "skip"]
+    return changes([rows[tp][n] for n in there], first, partition=tp, offsets=there, end=end)
