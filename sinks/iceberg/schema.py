@@ -79,6 +79,13 @@ def new_schema(columns: pa.Schema, key: tuple[str, ...]) -> Schema:
 
 def new_spec(config: IcebergConfig, schema: Schema, table: str) -> PartitionSpec:
     """The partition spec that `partition_by` asks for. Raises ConfigurationError for a column that isn't there."""
+    columns = [wanted.column for wanted in config.partition_fields]
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:  # allowed by Iceberg, refused by PyIceberg's PartitionKey once rows are written
+        raise ConfigurationError(
+            f"table {table}: partition_by names {', '.join(twice)} more than once, which can't be written: choose one"
+            " transform per column (hour(c) also serves queries by day, month and year)"
+        )
     fields = []
     for number, wanted in enumerate(config.partition_fields):
         if wanted.column not in schema.column_names:
