@@ -65,9 +65,8 @@ class Log:
 def load(services: Services, table: str, base: Changes | None, made: Changes) -> Log:
     """Create and fill `bench.public.{table}`: the base first, then the changes."""
     topic = f"bench.public.{table}"
-    for future in AdminClient({"bootstrap.servers": services.broker}).create_topics(
-        [NewTopic(topic, PARTITIONS, 1)]
-    ).values():  # fmt: skip
+    admin = AdminClient({"bootstrap.servers": services.broker})
+    for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
         future.result()
     key_id = workload.register(services.registry, f"{topic}-key", workload.KEY_SCHEMA)
     value_id = workload.register(services.registry, f"{topic}-value", workload.envelope_schema(table))
@@ -107,7 +106,7 @@ def peer(kind: str, services: Services, log: Log, count: int) -> Run:
         str(count),
     ]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout
-    line = json.loads(output.strip().splitlines()[-1])
+    line = json.loads(next(text for text in output.splitlines() if text.startswith("{")))
     return Run(
         {"raw": "raw-aiokafka", "faust": "plain-faust"}[kind],
         None,

@@ -142,7 +142,7 @@ def read_table(folder: Path, table: str, format: str) -> pa.Table:
     if format == "iceberg":
         from pyiceberg.catalog.sql import SqlCatalog
 
-        catalog = SqlCatalog("check", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}/warehouse")
+        catalog = SqlCatalog("default", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}/warehouse")
         return catalog.load_table(f"bench.{table}").scan(selected_fields=columns).to_arrow()
     from deltalake import DeltaTable, QueryBuilder
 
