@@ -89,18 +89,19 @@ class PostgresServer(ProcessService):
             connection = await asyncpg.connect(
                 host="127.0.0.1", port=self.port, user="postgres", database="postgres", timeout=5
             )
+            try:
+                await self._create_role(connection)
+            finally:
+                await connection.close()
         except asyncpg.PostgresError as error:
             raise OSError(str(error)) from error  # still starting up
-        try:
-            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", self.role):
-                await connection.execute(
-                    f"CREATE ROLE {self.role} LOGIN SUPERUSER REPLICATION PASSWORD '{self.password}'"
-                )
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", self.database):
-                await connection.execute(f"CREATE DATABASE {self.database} OWNER {self.role}")
-        finally:
-            await connection.close()
         return True
+
+    async def _create_role(self, connection: asyncpg.Connection) -> None:
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", self.role):
+            await connection.execute(f"CREATE ROLE {self.role} LOGIN SUPERUSER REPLICATION PASSWORD '{self.password}'")
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", self.database):
+            await connection.execute(f"CREATE DATABASE {self.database} OWNER {self.role}")
 
     def endpoint(self) -> dict[str, Any]:
         url = f"postgresql://{self.role}:{self.password}@127.0.0.1:{self.port}/{self.database}"
@@ -171,20 +172,21 @@ class MariaDb(ProcessService):
         ]
 
     async def healthy(self) -> bool:
-        return await asyncio.to_thread(self._create_user)
-
-    def _create_user(self) -> bool:
+        """Connect, and make the user and the database the first time."""
         try:
-            connection = pymysql.connect(
-                host="127.0.0.1", port=self.port, user="root", connect_timeout=5, autocommit=True
-            )
+            await asyncio.to_thread(self._create_user)
         except pymysql.MySQLError as error:
-            raise OSError(str(error)) from error
-        with connection, connection.cursor() as cursor:
+            raise OSError(str(error)) from error  # still starting up
+        return True
+
+    def _create_user(self) -> None:
+        with (
+            pymysql.connect(host="127.0.0.1", port=self.port, user="root", connect_timeout=5, autocommit=True) as root,
+            root.cursor() as cursor,
+        ):
             cursor.execute(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
             cursor.execute(f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
             cursor.execute(f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1'")
-        return True
 
     def endpoint(self) -> dict[str, Any]:
         url = f"mysql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{DATABASE}"

@@ -11,6 +11,7 @@ import asyncio
 import json
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ async def supervise(layout: Layout, names: list[str], owner: int) -> int:
     try:
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done() and (error := starting.exception()) is not None:
-            print(error, flush=True)  # noqa: T201 - the supervisor's log
+            if not isinstance(error, StackError):  # a defect: the service's status tells no cause
+                traceback.print_exception(error)
             return 1
         await ending
         return 0
