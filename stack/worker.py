@@ -97,6 +97,14 @@ class WorkerProcess:
         """SIGKILL, and reap."""
         return self._end(signal.SIGKILL, 10.0)
 
+    def freeze(self) -> None:
+        """SIGSTOP: a machine that swaps, or a container that is paused. `thaw` ends it."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT after `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def _end(self, number: signal.Signals, timeout: float) -> int:
         process = self._process
         assert process is not None, "the worker hasn't been started"

@@ -27,11 +27,16 @@ class WorkerLog:
         self._rest = b""
         self.assigned: dict[str, dict[str, int | None]] = {}
         """`topic/partition` -> sink -> next offset, as of the last assignment."""
-        self.assignments = 0
+        self.first_assigned: dict[str, dict[str, int | None]] | None = None
+        """The same, as of the first assignment."""
         self.next: dict[str, dict[str, int]] = {}
         """sink -> `topic/partition` -> next offset, as of the assignment and the commits since."""
         self.started: Counter[str] = Counter()
         """Commits begun, per sink."""
+        self.committed: Counter[str] = Counter()
+        """Commits that landed, per sink."""
+        self.rows: Counter[str] = Counter()
+        """Rows in them, per sink."""
         self.watermarks: Counter[str] = Counter()
         """Watermarks written, per sink."""
         self.seconds: dict[str, list[float]] = {}
@@ -73,14 +78,17 @@ class WorkerLog:
     def _take(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "pipeline.partitions_assigned":
-                self.assignments += 1
                 self.assigned = event["partitions"]
+                if self.first_assigned is None:
+                    self.first_assigned = self.assigned
                 for tp, sinks in self.assigned.items():
                     for sink, offset in sinks.items():
                         self.next.setdefault(sink, {})[tp] = offset or 0
             case "sink.commit_started":
                 self.started[_sink(event)] += 1
             case "sink.committed":
+                self.committed[_sink(event)] += 1
+                self.rows[_sink(event)] += event["rows"]
                 self.next.setdefault(_sink(event), {}).update(event["next"])
                 self.seconds.setdefault(_sink(event), []).append(event["seconds"])
             case "watermark.written":

@@ -101,6 +101,10 @@ class Load:
         """`topic/partition` -> the log's end."""
         return {f"{self.topic}/{partition}": end for partition, end in self._ends.items()}
 
+    def changes_since(self, records: int) -> int:
+        """How many of the last so many records are changes (the others are tombstones)."""
+        return sum(sent.change is not None for sent in self._sent[-records:])
+
     def changelog(self) -> pl.DataFrame:
         """Every change that was sent, by partition and offset; of a delete only the key."""
         rows = [sent for sent in self._sent if sent.change is not None]

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import yaml
 from chaos_load import Load
+from confluent_kafka.admin import AdminClient
 
 from config.pipeline import PipelineConfig
 from sinks.factory import plan_tables
@@ -30,7 +31,7 @@ class ChaosPipeline:
     def __init__(self, folder: Path, services: Endpoints, load: Load) -> None:
         self.folder = folder
         self.load = load
-        self.brokers = services["kafka"].address
+        self.admin = AdminClient({"bootstrap.servers": services["kafka"].address})
         self.data = folder / "data"
         self.group = f"{GROUP}-{load.table}"
         content: dict[str, Any] = {
@@ -41,7 +42,7 @@ class ChaosPipeline:
         }
         self._config = PipelineConfig.model_validate(content)
         kafka = {
-            "bootstrap_servers": self.brokers,
+            "bootstrap_servers": services["kafka"].address,
             "schema_registry_url": services["registry"].url,
             "group_id": GROUP,
             "session_timeout_seconds": SESSION_TIMEOUT,
@@ -77,9 +78,8 @@ class ChaosPipeline:
                 worker.kill()
         self.load.stop()
 
-    def catch_up(self, worker: WorkerProcess, log: WorkerLog) -> None:
+    def catch_up(self, log: WorkerLog) -> None:
         """Wait until one worker, alone, has brought everything to all four tables."""
-        del worker
         log.wait_for(lambda: log.reached(self.load.ends, *SINKS), "everything in all tables", 120)
 
     def assert_tables_exact(self) -> None:

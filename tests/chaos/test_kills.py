@@ -35,7 +35,7 @@ def test_no_change_is_lost_or_doubled_by_kills_in_the_middle_of_commits(chaos: C
         aim = min(SINKS, key=lambda sink: (in_commit[sink], rng.random()))
         worker.start()
         log = WorkerLog(worker)
-        log.wait_for(lambda log=log: log.assignments, "assignment")
+        log.wait_for(lambda log=log: log.assigned, "assignment")
         for sink, offsets in before.items():
             # what the dead worker's log showed as committed is in the destination
             assert all(log.next[sink][tp] >= offset for tp, offset in offsets.items()), (sink, offsets, log.next)
@@ -55,7 +55,7 @@ def test_no_change_is_lost_or_doubled_by_kills_in_the_middle_of_commits(chaos: C
     print(f"{kills} kills; in commits: {dict(in_commit)}; of them landed unseen: {dict(landed)}")  # noqa: T201
     worker.start()
     log = WorkerLog(worker)
-    chaos.catch_up(worker, log)
+    chaos.catch_up(log)
     assert worker.terminate() == 0
     chaos.assert_tables_exact()
 
