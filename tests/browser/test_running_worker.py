@@ -58,6 +58,7 @@ class Worker:
             "kafka": {"bootstrap_servers": self.brokers},
             "connector": {"connect_url": f"http://127.0.0.1:{free_port()}"},
             "health_port": self.port,
+            "lag_monitor_interval_seconds": 0.5,
         }
         for path, content in zip(self.files, (pipeline, platform), strict=True):
             path.write_text(yaml.safe_dump(content))
@@ -157,6 +158,11 @@ async def test_running_worker_is_seen_by_page_probe_and_command(
                 (1, 0, 30),
             }
             assert 'partition="0"} 70\n' in (await http.get("/metrics")).text
+
+        async def lag_logged(_: httpx.AsyncClient) -> bool:
+            return '"total_lag": 0' in worker.log.read_text()
+
+        await worker.until(lag_logged, "the log says consumer.lag")
     await expect(page.locator("#silence")).to_contain_text("The worker doesn't answer")
 
     # the worker is gone: what it wrote down is still there, and the lag grows
