@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
@@ -15,13 +15,14 @@ from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
     ForbiddenError,
+    NamespaceAlreadyExistsError,
     OAuthError,
     RESTError,
     ServerError,
     ServiceUnavailableError,
     UnauthorizedError,
 )
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
@@ -63,7 +64,12 @@ def connect(config: IcebergConfig) -> Catalog:
             return RestCatalog(config.catalog_name, **properties)
         if config.catalog_uri.startswith("sqlite:///"):
             Path(config.catalog_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        return SqlCatalog(config.catalog_name, **properties)
+        try:
+            return SqlCatalog(config.catalog_name, **properties)
+        except DBAPIError as error:
+            if "already exists" not in str(error.orig) and not isinstance(error, IntegrityError):
+                raise
+            return SqlCatalog(config.catalog_name, **properties)  # another worker made its tables at the same moment
 
 
 def _uri(config: IcebergConfig) -> str:
@@ -73,6 +79,13 @@ def _uri(config: IcebergConfig) -> str:
     if uri.startswith("postgresql://"):
         return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
     return uri
+
+
+def create_namespace(catalog: Catalog, name: str) -> None:
+    """Make sure that a namespace is there, whoever makes it."""
+    # a SQL catalog looks first and then inserts: two workers meet in the primary key
+    with suppress(NamespaceAlreadyExistsError, IntegrityError):
+        catalog.create_namespace(name)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +16,6 @@ import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
-    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -30,7 +28,7 @@ from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
-from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
+from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, create_namespace, sorted_errors
 from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.schema import (
@@ -265,8 +263,7 @@ class IcebergSink(Sink):
             )
         schema = new_schema(first.columns, first.key if keyed else ())
         spec = new_spec(self._config, schema, self.target.name)
-        with suppress(NamespaceAlreadyExistsError):
-            self._catalog.create_namespace(self._identifier[0])
+        create_namespace(self._catalog, self._identifier[0])
         try:
             properties = {**TABLE_PROPERTIES, **self._config.table_properties}
             self._catalog.create_table(self._identifier, schema, partition_spec=spec, properties=properties)
