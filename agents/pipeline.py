@@ -201,6 +201,8 @@ class Pipeline:
                     self._retry.max_wait_seconds, self._retry.initial_wait_seconds * self._retry.multiplier**attempt
                 )
                 log.warning("decode.unavailable", topic=chunk.topic, error=str(error), retry_in=round(wait, 1))
+                for sink_id in self._sinks_of[chunk.topic]:
+                    self.stats.on_error(sink_id, error)
                 await asyncio.sleep(wait)
 
     def _decode_once(self, chunk: Chunk) -> DecodedChunk:

@@ -130,6 +130,8 @@ class LakewardApp(faust.App):
 
     async def log_missing_topics(self) -> None:
         """Say which topics are still waited for; they are picked up when the broker reports them."""
+        while not any(self.partition_count(topic) for topic in self.tables.changelog_topics):
+            await self.sleep(0.5)  # no metadata yet: nothing is known to be missing
         while not self.should_stop:
             missing = sorted(topic for topic in self.source_topics if not self.partition_count(topic))
             if not missing:
