@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,10 @@ from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
 
 SQLITE_WAIT_SECONDS = 30
+
+_REFUSED_BY_STORE = re.compile(
+    r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET)"
+)
 
 
 class CommitConflict(Exception):
@@ -101,6 +106,9 @@ def sorted_errors(config: IcebergConfig) -> Iterator[None]:
     except (UnauthorizedError, ForbiddenError, OAuthError, AuthorizationExpiredError) as error:
         raise ConfigurationError(f"{where} refuses the credentials: {error}; check catalog_properties") from error
     except (ServerError, ServiceUnavailableError, RESTError, requests.RequestException) as error:
+        if str(error).startswith("NoSuchTableException"):
+            # the answer to a commit into a table that was dropped: reading it anew says so
+            raise CommitConflict(str(error)) from error
         raise Unavailable(f"{where}: {error}") from error
     except OperationalError as error:
         raise Unavailable(f"{where}: {error.orig}") from error
@@ -111,7 +119,7 @@ def sorted_errors(config: IcebergConfig) -> Iterator[None]:
     except FileNotFoundError:
         raise  # a file that the table needs is gone: not the network's doing
     except OSError as error:
-        if "ACCESS_DENIED" in str(error) or "InvalidAccessKeyId" in str(error) or "SignatureDoesNotMatch" in str(error):
+        if _REFUSED_BY_STORE.search(str(error)):
             raise ConfigurationError(f"{where}: {error}; check the s3_* settings") from error
         raise Unavailable(f"{where}: {error}") from error
 

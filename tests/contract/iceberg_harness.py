@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import duckdb
 import duckdb_extension_avro
+import duckdb_extension_httpfs
 import duckdb_extension_iceberg
 import pyarrow as pa
 from contract_events import TOPIC, canonical
@@ -33,7 +34,7 @@ NAMESPACE, NAME = "lake", "orders"
 def connect_duckdb() -> duckdb.DuckDBPyConnection:
     """A DuckDB with its Iceberg reader, from the packages beside it (no download)."""
     connection = duckdb.connect()
-    for package in (duckdb_extension_avro, duckdb_extension_iceberg):
+    for package in (duckdb_extension_avro, duckdb_extension_httpfs, duckdb_extension_iceberg):
         extension = next(Path(package.__file__).parent.rglob("*.duckdb_extension"))
         connection.execute(f"INSTALL '{extension}'; LOAD {extension.name.split('.')[0]}")
     connection.execute("SET TimeZone = 'UTC'")
@@ -60,7 +61,7 @@ class WorkerSink(IcebergSink):
     def __init__(self, config: IcebergConfig, topics: tuple[str, ...], free: list[Path], fresh: Callable[[], Path]):
         self._free, self._folder = free, free.pop() if free else fresh()
         index = KeyIndex.shared(self._folder) if config.write_mode == "upsert" else None
-        super().__init__(config, target(topics, f"{NAMESPACE}.{NAME}"), index)
+        super().__init__(config, target(topics, f"{config.table_namespace}.{NAME}"), index)
 
     def close(self) -> None:
         super().close()
@@ -99,7 +100,7 @@ class IcebergHarness:
 
     def table(self) -> Table | None:
         try:
-            return self.catalog().load_table(f"{NAMESPACE}.{NAME}")
+            return self.catalog().load_table((self.config.table_namespace, NAME))
         except NoSuchTableError:
             return None
 
@@ -107,12 +108,16 @@ class IcebergHarness:
         table = self.table()
         if table is None:
             return []
-        rows = read_by_duckdb(table)
+        rows = self.read_by_duckdb(table)
         assert read_by_pyiceberg(table) == rows
         return rows
 
+    def read_by_duckdb(self, table: Table) -> list[dict[str, Any]]:
+        """All rows by a reader that shares no code with the sink's writer."""
+        return read_by_duckdb(table)
+
     def drop(self) -> None:
-        self.catalog().drop_table(f"{NAMESPACE}.{NAME}")
+        self.catalog().drop_table((self.config.table_namespace, NAME))
 
     @contextmanager
     def around_next_commit(self, before: Hook = None, after: Hook = None) -> Iterator[None]:

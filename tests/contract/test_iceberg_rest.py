@@ -1,0 +1,118 @@
+"""The Iceberg sink keeps the sink contract over a REST catalog with its warehouse in an S3 store."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from contract_base import committed, expected, inserts, opened
+from contract_checks import CHECKS, checks_for
+from contract_events import batch, canonical, changes, order
+from contract_harness import target
+from iceberg_harness import NAME, IcebergHarness, connect_duckdb
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.table import Table
+
+from config.errors import ConfigurationError, Unavailable
+from config.pipeline import IcebergConfig
+from sinks.iceberg.sink import IcebergSink
+from stack.manager import Endpoint
+
+_NUMBERS = count()
+
+
+class RestHarness(IcebergHarness):
+    """A table in a namespace of its own of the one REST catalog."""
+
+    def __init__(
+        self, mode: Literal["append", "upsert"], folder: Path, catalog: Endpoint, store: Endpoint, **settings: Any
+    ) -> None:
+        self.store = store
+        namespace = f"contract_{next(_NUMBERS)}"
+        super().__init__(
+            mode,
+            folder,
+            catalog_uri=catalog.url,
+            warehouse=catalog.more["warehouse"],
+            table_namespace=namespace,
+            s3_endpoint=store.url,
+            s3_access_key_id=store.user,
+            s3_secret_access_key=store.password,
+            s3_region=store.more["region"],
+            **settings,
+        )
+
+    def catalog(self) -> Catalog:
+        store, config = self.store, self.config
+        return load_catalog(
+            config.catalog_name,
+            **{
+                "type": "rest",
+                "uri": config.catalog_uri,
+                "warehouse": config.warehouse,
+                "s3.endpoint": store.url,
+                "s3.access-key-id": str(store.user),
+                "s3.secret-access-key": str(store.password),
+                "s3.region": store.more["region"],
+                "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+            },
+        )
+
+    def read_by_duckdb(self, table: Table) -> list[dict[str, Any]]:
+        if table.current_snapshot() is None:
+            return []
+        store = self.store
+        with connect_duckdb() as connection:
+            connection.execute(
+                f"CREATE SECRET (TYPE s3, KEY_ID '{store.user}', SECRET '{store.password}', ENDPOINT '{store.address}',"
+                f" REGION '{store.more['region']}', URL_STYLE 'path', USE_SSL false)"
+            )
+            found = connection.execute(f"SELECT * FROM iceberg_scan('{table.metadata_location}')").to_arrow_table()
+        return canonical(found.to_pylist())
+
+
+CASES = [
+    pytest.param(mode, name, id=f"{mode}-{name}")
+    for mode in ("append", "upsert")
+    for name in checks_for(upsert=mode == "upsert")
+]
+
+
+@pytest.mark.parametrize(("mode", "name"), CASES)
+def test_sink_keeps_the_contract(mode: Any, name: str, tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
+    CHECKS[name][0](RestHarness(mode, tmp_path, rest_catalog, s3))
+
+
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_partitioned_table_in_the_object_store(mode: Any, tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
+    harness = RestHarness(mode, tmp_path, rest_catalog, s3, partition_by=("name", "day(at)"))
+    parts = inserts(0, 4), changes([order("u", 0, "moved %/= ü"), order("d", 10)], 4), inserts(0, 2, partition=1)
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+    assert harness.rows() == expected(harness, *parts)
+    assert set(committed(harness).values()) == {6, 2}
+
+
+def test_wrong_keys_of_the_store_are_a_configuration_error(
+    tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint
+) -> None:
+    harness = RestHarness("append", tmp_path, rest_catalog, s3)
+    config = IcebergConfig(**{**harness.config.model_dump(), "s3_secret_access_key": "wrong-and-not-shown"})
+    sink = IcebergSink(config, target(("t",), f"{config.table_namespace}.{NAME}"), None)
+    with closing(sink), pytest.raises(ConfigurationError, match="s3_") as error:
+        sink.open()
+        sink.write(batch(inserts(0, 1)))
+    assert "not-shown" not in str(error.value)
+
+
+def test_store_that_is_away_is_unavailable(tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
+    harness = RestHarness("append", tmp_path, rest_catalog, s3)
+    config = IcebergConfig(**{**harness.config.model_dump(), "s3_endpoint": "http://127.0.0.1:1"})
+    sink = IcebergSink(config, target(("t",), f"{config.table_namespace}.{NAME}"), None)
+    with closing(sink), pytest.raises(Unavailable, match=rest_catalog.url):
+        sink.open()
+        sink.write(batch(inserts(0, 1)))
