@@ -59,7 +59,9 @@ class WorkerLog:
             if condition():
                 return
             if not alive:
-                raise WorkerDied(f"the worker ended while waiting for {what}; its log ends with:\n{self._worker.tail()}")
+                raise WorkerDied(
+                    f"the worker ended while waiting for {what}; its log ends with:\n{self._worker.tail()}"
+                )
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no {what} within {timeout:.0f} s; the log ends with:\n{self._worker.tail()}")
             time.sleep(POLL_SECONDS)

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 import numpy as np
 import polars as pl
-from benchmarks.workload import KEY_SCHEMA, PARTITIONS, STATUSES, Changes, changes, encode, envelope_schema, register
-from benchmarks.workload import snapshot as snapshot_of
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from benchmarks.workload import KEY_SCHEMA, PARTITIONS, STATUSES, Changes, changes, encode, envelope_schema, register
+from benchmarks.workload import snapshot as snapshot_of
 from stack.manager import Endpoints
 
 KEYS = 2_000
