@@ -11,7 +11,8 @@ import pytest
 from stack.manager import Endpoints
 from stack.testing import StartServices
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from chaos_load import Load
 from chaos_pipeline import ChaosPipeline

@@ -1,4 +1,4 @@
-"""`kill -9` under load, again and again, in the middle of commits: nothing lost, nothing doubled, in all four tables."""
+"""`kill -9` under load, again and again, in the middle of commits: nothing lost or doubled in all four tables."""
 
 from __future__ import annotations
 
