@@ -1,0 +1,308 @@
+"""From a real database through real Debezium into lake tables: the same rows, after every kind of change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pymysql
+import pytest
+import yaml
+
+from app.deployment import deploy, deployed_topics, remove_topics, undeploy
+from config.environment import Settings, load_settings
+from sinks.factory import plan_tables
+from stack.manager import Endpoints
+from stack.ports import free_port
+from stack.testing import StartServices
+from stack.worker import WorkerProcess
+from verify.lake import read_sink_table
+from verify.run import Report, verify_pipeline
+
+POSTGRES_TABLES = (
+    "CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, balance numeric(12,2), active boolean,"
+    " born date, opened timestamptz, seen timestamp, code uuid, doc jsonb, ratio double precision, raw bytea,"
+    " lunch time, small smallint)",
+    "CREATE TABLE lines (order_no int, line int, sku varchar(20), price numeric(10,2), PRIMARY KEY (order_no, line))",
+    "INSERT INTO accounts SELECT n, 'owner é ' || n, n * 1.25, n % 2 = 0, date '1969-12-30' + n,"
+    " timestamptz '2024-02-29 23:59:59.999999+00' + n * interval '1 day', timestamp '1969-12-31 23:59:59'"
+    " + n * interval '1 h', md5(n::text)::uuid, jsonb_build_object('n', n), n / 3.0,"
+    " decode(md5(n::text), 'hex'), '12:34:56.789', n"
+    " FROM generate_series(1, 300) n",
+    "INSERT INTO accounts (id, owner) VALUES (301, '')",
+    "INSERT INTO lines SELECT n / 3, n % 3, 'sku' || n, n FROM generate_series(0, 299) n",
+)
+MARIADB_TABLES = (
+    "CREATE TABLE accounts (id BIGINT PRIMARY KEY, owner VARCHAR(80) NOT NULL, balance DECIMAL(12,2), active BOOLEAN,"
+    " born DATE, opened TIMESTAMP(6) NULL, seen DATETIME(6), kind ENUM('a','b'), doc JSON, ratio DOUBLE,"
+    " raw VARBINARY(40), small SMALLINT)",
+    "CREATE TABLE `lines` (order_no INT, line INT, sku VARCHAR(20), price DECIMAL(10,2), PRIMARY KEY (order_no, line))",
+    "INSERT INTO accounts SELECT seq, CONCAT('owner é ', seq), seq * 1.25, seq % 2 = 0, '1969-12-30'"
+    " + INTERVAL seq DAY, '2024-02-29 23:59:59.999999' + INTERVAL seq DAY, '1969-12-31 23:59:59' + INTERVAL seq HOUR,"
+    " 'b',"
+    """ CONCAT('{"n": ', seq, '}'), seq / 3, UNHEX(MD5(seq)), seq FROM seq_1_to_300""",
+    "INSERT INTO accounts (id, owner) VALUES (301, '')",
+    "INSERT INTO `lines` SELECT seq DIV 3, seq % 3, CONCAT('sku', seq), seq FROM seq_0_to_299",
+)
+
+# One transaction per tuple; `lines` is a reserved word in MariaDB.
+CHANGES: tuple[tuple[str, ...], ...] = (
+    ("INSERT INTO accounts (id, owner, balance) VALUES (1001, 'new', 0.01), (1002, '漢字', NULL)",),
+    ("UPDATE accounts SET balance = balance + 1, owner = 'changed' WHERE id <= 50",),
+    ("DELETE FROM accounts WHERE id BETWEEN 51 AND 60",),
+    (  # in both tables at once, one row twice
+        "UPDATE accounts SET balance = -7 WHERE id IN (100, 101)",
+        "UPDATE accounts SET balance = -8 WHERE id = 101",
+        "INSERT INTO {lines} (order_no, line, sku, price) VALUES (500, 1, 'tx', 9.99), (500, 2, NULL, NULL)",
+        "DELETE FROM {lines} WHERE order_no = 10",
+    ),
+    ("UPDATE accounts SET id = 2000 WHERE id = 200",),
+    ("UPDATE {lines} SET order_no = 900 WHERE order_no = 20 AND line = 2",),
+    ("DELETE FROM accounts WHERE id = 1002",),
+    ("INSERT INTO accounts (id, owner) VALUES (1002, 'back')",),  # a key that was deleted
+    ("ALTER TABLE accounts ADD COLUMN level INT",),
+    ("UPDATE accounts SET level = 3 WHERE id BETWEEN 70 AND 90",),
+    ("INSERT INTO accounts (id, owner, level) VALUES (1003, 'after', 9)",),
+    ("DELETE FROM accounts WHERE id = 70",),
+)
+MOVED = {200: 2000}
+
+
+@dataclass
+class Run:
+    """A deployed pipeline with its running worker."""
+
+    settings: Settings
+    worker: WorkerProcess
+
+    def verify(self) -> Report:
+        return asyncio.run(verify_pipeline(self.settings.pipeline, self.settings.platform, timeout=90))
+
+    def assert_equal_to_source(self, tables: dict[str, int]) -> None:
+        """Every sink has the source's rows, so many of each table."""
+        report = self.verify()
+        assert report.exit_status == 0, report
+        found = {(v.sink_id, v.table): v.comparison.sink_rows for v in report.verdicts if v.comparison is not None}
+        sinks = [sink.sink_id for sink in self.settings.pipeline.sinks]
+        rows = {(v.sink_id, v.table): v.comparison.source_rows for v in report.verdicts if v.comparison is not None}
+        assert rows == {(sink, table): count for sink in sinks for table, count in tables.items()}
+        upserts = {s.sink_id for s in self.settings.pipeline.sinks if s.settings.write_mode == "upsert"}
+        assert all(count == rows[where] for where, count in found.items() if where[0] in upserts)
+
+    def ops(self, sink_id: str, table: str, key: int) -> list[str]:
+        """The ops of an account in an append table, in the log's order."""
+        plan = next(
+            plan
+            for plan in plan_tables(self.settings.pipeline, [sink_id])
+            if self.settings.pipeline.topic(table) in plan.target.topics
+        )
+        rows = read_sink_table(plan, self.settings.pipeline.topic(table))
+        assert rows is not None
+        found = rows.select(["id", "_cdc_op", "_cdc_partition", "_cdc_offset"]).to_pylist()
+        mine = sorted((row for row in found if row["id"] == key), key=lambda row: row["_cdc_offset"])
+        assert len({row["_cdc_partition"] for row in mine}) == 1
+        return [row["_cdc_op"] for row in mine]
+
+
+@pytest.fixture(scope="module")
+def services(start_services: StartServices) -> Endpoints:
+    return start_services("connect", "postgres", "mariadb", "s3", "catalog")
+
+
+@pytest.fixture
+def files(services: Endpoints, tmp_path: Path) -> Iterator[Any]:
+    """A function that writes a pipeline's files for a source and its sinks."""
+
+    def write(name: str, source: dict[str, Any], sinks: list[dict[str, Any]]) -> Settings:
+        pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
+        platform = {
+            "kafka": {
+                "bootstrap_servers": services["kafka"].address,
+                "schema_registry_url": services["registry"].url,
+                "topic_num_partitions": 2,
+            },
+            "connector": {
+                "connect_url": services["connect"].url,
+                "converter": "avro-apicurio",
+                "registry_url": services["registry"].more["converter_url"],
+            },
+        }
+        paths = tmp_path / "pipeline.yaml", tmp_path / "platform.yaml"
+        for path, content in zip(paths, (pipeline, platform), strict=True):
+            path.write_text(yaml.safe_dump(content))
+        return load_settings(*paths, environ=os.environ)
+
+    return write
+
+
+@asynccontextmanager
+async def deployed(settings: Settings) -> AsyncIterator[None]:
+    """The connector for as long as the block lasts."""
+
+    def quiet(_: str) -> None:
+        """Nobody reads it."""
+
+    await deploy(settings.pipeline, settings.platform, quiet, quiet)
+    try:
+        yield
+    finally:
+        await undeploy(settings.pipeline, settings.platform, quiet)
+        await remove_topics(settings.platform, await deployed_topics(settings.pipeline, settings.platform), quiet)
+
+
+def iceberg(folder: Path, mode: str) -> dict[str, Any]:
+    """On local disk, over SQLite."""
+    section = {
+        "catalog_uri": f"sqlite:///{folder}/catalog.db",
+        "warehouse": f"file://{folder}/lake",
+        "table_namespace": mode,
+        "write_mode": mode,
+        "flush_interval_seconds": 0.5,
+    }
+    return {"sink_id": f"iceberg-{mode}", "sink_type": "iceberg", "iceberg": section}
+
+
+def iceberg_rest(services: Endpoints, namespace: str, mode: str) -> dict[str, Any]:
+    """On S3, over the REST catalog."""
+    s3 = services["s3"]
+    section = {
+        "catalog_uri": services["catalog"].url,
+        "warehouse": services["catalog"].more["warehouse"],
+        "table_namespace": namespace,
+        "write_mode": mode,
+        "flush_interval_seconds": 0.5,
+        "s3_endpoint": s3.url,
+        "s3_access_key_id": s3.user,
+        "s3_secret_access_key": s3.password,
+    }
+    return {"sink_id": f"iceberg-{mode}", "sink_type": "iceberg", "iceberg": section}
+
+
+def delta(folder: Path, mode: str) -> dict[str, Any]:
+    section = {"table_uri": f"{folder}/{mode}/{{table}}", "write_mode": mode, "flush_interval_seconds": 0.5}
+    return {"sink_id": f"delta-{mode}", "sink_type": "delta", "delta": section}
+
+
+async def _run(settings: Settings, folder: Path, change: Any, check: Any) -> None:
+    """Deploy, run the worker over the snapshot, change the source, and check."""
+    paths = folder / "pipeline.yaml", folder / "platform.yaml"
+    worker = WorkerProcess(*paths, folder / "data", folder / "worker.log", web_port=free_port())
+    async with deployed(settings):
+        worker.start()
+        try:
+            run = Run(settings, worker)
+            await asyncio.to_thread(check, run, "snapshot")
+            await change()
+            await asyncio.to_thread(check, run, "changed")
+            assert worker.running(), worker.tail()
+            assert worker.terminate() == 0
+        finally:
+            if worker.running():
+                worker.kill()
+
+
+def statements(*, lines: str) -> list[Sequence[str]]:
+    return [[statement.format(lines=lines) for statement in transaction] for transaction in CHANGES]
+
+
+async def test_postgres_tables_are_the_same_in_iceberg_and_delta_appended_and_upserted(
+    services: Endpoints, files: Any, tmp_path: Path
+) -> None:
+    server, name = services["postgres"], f"e{uuid4().hex[:10]}"
+    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
+    admin = await asyncpg.connect(**login, database=server.more["database"])
+    await admin.execute(f"CREATE DATABASE {name}")
+    database = await asyncpg.connect(**login, database=name)
+    for statement in POSTGRES_TABLES:
+        await database.execute(statement)
+    source = {
+        **{key: value for key, value in login.items() if key != "user"},
+        "username": server.user,
+        "database": name,
+        "tables": ["public.accounts", "public.lines"],
+        "slot_name": name,
+        "publication_name": name,
+    }
+    sinks = [
+        iceberg(tmp_path, "append"),
+        iceberg_rest(services, name, "upsert"),
+        delta(tmp_path / "delta", "append"),
+        delta(tmp_path / "delta", "upsert"),
+    ]
+
+    async def change() -> None:
+        for transaction in statements(lines="lines"):
+            async with database.transaction():
+                for statement in transaction:
+                    await database.execute(statement)
+
+    try:
+        await _run(files(name, source, sinks), tmp_path, change, check("public"))
+    finally:
+        await database.close()
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
+async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(
+    services: Endpoints, files: Any, tmp_path: Path
+) -> None:
+    server, name = services["mariadb"], f"e{uuid4().hex[:10]}"
+    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
+    source = {
+        "source_type": "mariadb",
+        "host": server.host,
+        "port": server.port,
+        "username": server.user,
+        "password": server.password,
+        "database": name,
+        "tables": [f"{name}.accounts", f"{name}.lines"],
+    }
+    sinks = [iceberg(tmp_path, "upsert"), delta(tmp_path / "delta", "append")]
+    connecting = pymysql.connect(**login, init_command="SET time_zone = '+00:00'")
+    with connecting as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        cursor.execute(f"USE {name}")
+        for statement in MARIADB_TABLES:
+            cursor.execute(statement)
+        connection.commit()
+
+        async def change() -> None:
+            for transaction in statements(lines="`lines`"):
+                for statement in transaction:
+                    cursor.execute(statement)
+                connection.commit()
+
+        try:
+            await _run(files(name, source, sinks), tmp_path, change, check(name))
+        finally:
+            cursor.execute(f"DROP DATABASE {name}")
+
+
+def check(schema: str) -> Any:
+    """What has to hold after the snapshot and after the changes."""
+
+    def checked(run: Run, stage: str) -> None:
+        if stage == "snapshot":
+            run.assert_equal_to_source({f"{schema}.accounts": 301, f"{schema}.lines": 300})
+            return
+        run.assert_equal_to_source({f"{schema}.accounts": 301 + 3 - 10 - 1, f"{schema}.lines": 300 + 2 - 3})
+        for sink in run.settings.pipeline.sinks:
+            if sink.settings.write_mode == "append":
+                accounts = f"{schema}.accounts"
+                assert run.ops(sink.sink_id, accounts, 1) == ["r", "u"]
+                assert run.ops(sink.sink_id, accounts, 51) == ["r", "d"]
+                assert run.ops(sink.sink_id, accounts, 101) == ["r", "u", "u"]  # both changes of one transaction
+                assert run.ops(sink.sink_id, accounts, 1002) == ["c", "d", "c"]
+                for before, after in MOVED.items():
+                    assert run.ops(sink.sink_id, accounts, before) == ["r", "d"]
+                    assert run.ops(sink.sink_id, accounts, after) == ["c"]
+
+    return checked
