@@ -1,8 +1,8 @@
 """The Faust app: a columnar transport below, a `Pipeline` inside, and the checks at boot.
 
-At start, before Kafka's consumer: the worker's folder is taken, the broker and every destination are waited for
-(with a log line that says what and where), the writers start. The consumer then joins the group; its rebalances call
-`Pipeline.revoked` and `Pipeline.wanted`.
+At start, before Kafka's consumer: the worker's folder is taken, the pages answer, the broker and every destination are
+waited for (with a log line that says what and where), the writers start. The consumer then joins the group; its
+rebalances call `Pipeline.revoked` and `Pipeline.wanted`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from faust.types import TP
 
 from agents.pipeline import Pipeline
+from app.boot import Arrival, WaitingBoot
 from app.worker_dir import WorkerDir
 from config.errors import ConfigurationError, PipelineStopped
 from sources.kafka.consumer import ColumnarTransport
@@ -32,6 +33,8 @@ TOPIC_WAIT_LOG_SECONDS = 10.0
 
 class LakewardApp(faust.App):
     """`build_pipeline(folder)` is called once, when a worker starts; commands like `agents` never call it."""
+
+    BootStrategy = WaitingBoot
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class LakewardApp(faust.App):
         self.expected_agents: tuple[str, ...] = ()
         self.pipeline: Pipeline | None = None
         self.worker_dir: WorkerDir | None = None
+        self._arrival: Arrival | None = None
         super().__init__(*args, **kwargs)
 
     # -- what the consumer and the agents ask for
@@ -63,6 +67,13 @@ class LakewardApp(faust.App):
         if self.pipeline is None:
             raise ConfigurationError("the worker hasn't started: there is no running pipeline")
         return self.pipeline
+
+    @property
+    def arrival(self) -> Arrival:
+        """The service that stands between the web server and Kafka while something is away."""
+        if self._arrival is None:
+            self._arrival = Arrival(self._reach_everything, self)
+        return self._arrival
 
     def _new_transport(self) -> Any:
         return ColumnarTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -85,10 +96,6 @@ class LakewardApp(faust.App):
         self._assert_agents()
         self.pipeline = self._build_pipeline(self, self.worker_dir.path)
         await super().on_first_start()
-
-    async def on_start(self) -> None:
-        await super().on_start()
-        await self.wait(self._reach_everything())
 
     async def _reach_everything(self) -> None:
         try:
@@ -130,7 +137,7 @@ class LakewardApp(faust.App):
 
     async def log_missing_topics(self) -> None:
         """Say which topics are still waited for; they are picked up when the broker reports them."""
-        while not any(self.partition_count(topic) for topic in self.tables.changelog_topics):
+        while not self.should_stop and not any(map(self.partition_count, self.tables.changelog_topics)):
             await self.sleep(0.5)  # no metadata yet: nothing is known to be missing
         while not self.should_stop:
             missing = sorted(topic for topic in self.source_topics if not self.partition_count(topic))
