@@ -9,7 +9,7 @@ import httpx
 from stack import dist
 from stack.layout import write_whole
 from stack.service import ProcessService
-from stack.streaming import java, properties
+from stack.streaming import QUICK_START, java, properties
 
 BUCKET = "lakehouse"
 ACCESS_KEY = "lakeward"
@@ -86,7 +86,7 @@ class Catalog(ProcessService):
         self.layout.data(self.name).mkdir(parents=True, exist_ok=True)
 
     def command(self) -> list[str]:
-        options = ["-Xmx256m", "-XX:+UseSerialGC", "-cp", f"{dist.CATALOG.path}/*"]
+        options = ["-Xmx256m", *QUICK_START, "-cp", f"{dist.CATALOG.path}/*"]
         return [java(), *options, "org.apache.iceberg.rest.RESTCatalogServer"]
 
     def environment(self) -> dict[str, str]:

@@ -25,6 +25,10 @@ LOG4J = """Configuration:
 """
 
 
+QUICK_START = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For services whose speed doesn't matter: no optimising compiler, a third less CPU until they are up."""
+
+
 def java() -> str:
     """Java 17 or newer on the PATH."""
     found = shutil.which("java")
@@ -128,7 +132,7 @@ class Registry(ProcessService):
             "quarkus.management.port": self.layout.ports["registry-management"],
         }
         flags = [f"-D{key}={value}" for key, value in options.items()]
-        return [str(program), "-XX:+UseSerialGC", "-Xmx384m", *flags, "-jar", str(jar)]
+        return [str(program), *QUICK_START, "-Xmx384m", *flags, "-jar", str(jar)]
 
     def environment(self) -> dict[str, str]:
         storage = RegistryStorage
