@@ -12,7 +12,7 @@ all sinks have, and the watermark is handed to the agent that keeps the table `s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +27,7 @@ from config.platform import RetryConfig
 from sinks.base import Sink
 from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
 from sources.kafka.backlog import Backlog
+from sources.kafka.consumer import Positioning
 from sources.ledger import OffsetLedger
 from sources.protocols import ErrorRouter
 
@@ -76,6 +77,7 @@ class Pipeline:
         self._retry = retry
         self._earliest = new_sinks_read_from != "latest"
         self._generation = generation
+        self._epoch = 0
         self._on_watermark = on_watermark
         self._crash = crash
         self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode")
@@ -144,13 +146,14 @@ class Pipeline:
         return self.ledger.committable(tp)
 
     def revoked(self) -> None:
-        """A rebalance began: nothing that is buffered may be written any more."""
+        """A rebalance began: nothing that is buffered may be written any more, nor what is still being decoded."""
+        self._epoch += 1
         for writer in set(self.writers.values()):
             writer.drop()
         self.ledger.assign({})
         self.backlog.assign([])
 
-    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Mapping[TopicPartition, int | None]:
+    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Positioning:
         """Ask the destinations where they stand, and begin there."""
         by_writer: dict[TableWriter, list[TopicPartition]] = {}
         for tp in partitions:
@@ -158,7 +161,8 @@ class Pipeline:
                 by_writer.setdefault(self.writers[tp.topic, sink_id], []).append(tp)
         answers = await asyncio.gather(*(writer.committed(tps) for writer, tps in by_writer.items()))
         if generation != self._generation():
-            return dict.fromkeys(partitions)  # overtaken by the next rebalance, which asks again
+            return Positioning(self._epoch, dict.fromkeys(partitions))  # overtaken by the next rebalance
+        self._epoch += 1
         offsets: dict[TopicPartition, dict[str, int | None]] = {tp: {} for tp in partitions}
         for (writer, tps), committed in zip(by_writer.items(), answers, strict=True):
             writer.assign({tp: committed.get(tp) for tp in tps})
@@ -175,19 +179,26 @@ class Pipeline:
             generation=generation,
             partitions={f"{tp.topic}/{tp.partition}": sinks for tp, sinks in offsets.items()},
         )
-        return wanted
+        return Positioning(self._epoch, wanted)
 
     # -- what the agents call
 
     async def ingest(self, chunk: Chunk, sink_id: str) -> None:
-        """Decode a chunk and buffer it for one sink; one of an older generation is dropped."""
-        if chunk.generation != self._generation():
+        """Decode a chunk and buffer it for one sink; one of an older generation or epoch is dropped.
+
+        The epoch alone tells between a revocation and the next assignment: the generation is still the old one then,
+        but what a late chunk continues was dropped with the writer's buffer.
+        """
+        if self._is_late(chunk):
             return
         decoded = await self._decode(chunk)
         if decoded.rejected:
             await self._dead_letter(chunk, decoded.rejected)
-        if chunk.generation == self._generation():
+        if not self._is_late(chunk):
             self.writers[chunk.topic, sink_id].add(chunk, decoded)
+
+    def _is_late(self, chunk: Chunk) -> bool:
+        return chunk.generation != self._generation() or chunk.epoch != self._epoch
 
     async def _decode(self, chunk: Chunk) -> DecodedChunk:
         loop = asyncio.get_running_loop()

@@ -126,7 +126,8 @@ class Chunk:
     Covers [first, next): `first` is where the consumer stood before the fetch, `next` where it stands after it, so
     holes of compaction and of aborted transactions lie inside. `offsets` (int64) and `timestamps` (int64, broker's,
     milliseconds) have one item per record, as `keys`, `values` and `headers` have. `generation` is the consumer
-    group's generation that fetched it: a chunk of an older one must not be written.
+    group's generation that fetched it, `epoch` the positioning of the consumer that it follows: a chunk of an older one
+    must not be written, because what it continues was dropped.
     """
 
     topic: str
@@ -140,6 +141,7 @@ class Chunk:
     values: list[bytes | None]
     headers: list[Headers]
     nbytes: int
+    epoch: int = 0
     _decoded: DecodedChunk | None = None
     _lock: Lock = field(default_factory=Lock)
 

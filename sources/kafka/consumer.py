@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiokafka
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
@@ -38,6 +38,14 @@ FETCH_MAX_BYTES = 16 << 20
 """Most bytes that one broker's response may bring over all partitions."""
 
 
+class Positioning(NamedTuple):
+    """The next offset to read of each partition (None where no destination has one yet), and the epoch that begins
+    with it: chunks of an older one are not wanted any more."""
+
+    epoch: int
+    offsets: Mapping[TopicPartition, int | None]
+
+
 class Positions(Protocol):
     """What the consumer asks the application: which topics are sources, and where the sinks stand."""
 
@@ -46,8 +54,8 @@ class Positions(Protocol):
     def is_source(self, topic: str) -> bool:
         """Whether this topic's records are delivered as chunks."""
 
-    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Mapping[TopicPartition, int | None]:
-        """The next offset to read of each partition, by the destinations; None where none of them has one yet."""
+    async def wanted(self, partitions: list[TopicPartition], generation: int) -> Positioning:
+        """Where to read each partition from, by the destinations; begins a new epoch."""
 
     def committable(self, tp: TopicPartition) -> int | None:
         """The offset that the group may commit for this partition."""
@@ -65,6 +73,7 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         super().__post_init__()
         # Where the next chunk of each positioned source partition starts. Touched in this thread only.
         self._next: dict[TopicPartition, int] = {}
+        self._epoch = 0
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
@@ -81,11 +90,12 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         self._next.clear()  # nothing is delivered until the destinations have been asked again
         await super().on_partitions_revoked(revoked)
 
-    async def seek_sources(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Position source partitions and let them deliver from there."""
-        await self.call_thread(self._seek_sources, offsets)
+    async def seek_sources(self, offsets: Mapping[TopicPartition, int], epoch: int) -> None:
+        """Position source partitions and let them deliver from there, as chunks of `epoch`."""
+        await self.call_thread(self._seek_sources, offsets, epoch)
 
-    async def _seek_sources(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def _seek_sources(self, offsets: Mapping[TopicPartition, int], epoch: int) -> None:
+        self._epoch = epoch
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
         for tp, offset in offsets.items():
@@ -127,6 +137,7 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             end = assignment.state_value(tp).position
             batches = chain.from_iterable(records)
             chunk = build_chunk(tp.topic, tp.partition, generation, first, end, list(batches))
+            chunk.epoch = self._epoch
             self._next[chunk.tp] = end
             positions.backlog.add(chunk)
             result[tp] = [chunk]
@@ -219,7 +230,7 @@ class ColumnarConsumer(driver.Consumer):
         generation = self.app.consumer_generation_id
         sources = [TopicPartition(*tp) for tp in self.assignment() if self.positions.is_source(tp.topic)]
         try:
-            wanted = await self.positions.wanted(sources, generation)
+            epoch, wanted = await self.positions.wanted(sources, generation)
             bounds = await self._thread.log_bounds(tp for tp in sources if wanted[tp] is None)
         except Exception as error:
             await self.crash(error)
@@ -235,7 +246,7 @@ class ColumnarConsumer(driver.Consumer):
             self._read_offset[TP(*tp)] = None
             # A group offset ahead of the destination must be lowered: Faust only commits offsets above this one.
             self._committed_offset[TP(*tp)] = None if offset == 0 else offset - 1
-        await self._thread.seek_sources(offsets)
+        await self._thread.seek_sources(offsets, epoch)
 
     # -- committing
 

@@ -105,17 +105,18 @@ class Harness:
         return sorted(rows.column("id").to_pylist()) if rows.num_columns else []
 
 
-def chunk(first: int, values: list[bytes], generation: int = 1) -> Chunk:
+def chunk(first: int, values: list[bytes], generation: int = 1, epoch: int = 1) -> Chunk:
     offsets = np.arange(first, first + len(values), dtype=np.int64)
     keys = [None] * len(values)
     end = first + len(values)
-    return Chunk(TOPIC, 0, generation, first, end, offsets, offsets, keys, list(values), [()] * len(values), 10)
+    return Chunk(TOPIC, 0, generation, first, end, offsets, offsets, keys, list(values), [()] * len(values), 10, epoch)
 
 
 @asynccontextmanager
 async def running(**options: bool) -> AsyncIterator[Harness]:
     harness = Harness(**options)
     await harness.pipeline.start()
+    await harness.pipeline.wanted([TP], 1)
     try:
         yield harness
     finally:
@@ -149,7 +150,6 @@ async def test_two_sinks_decode_a_chunk_once() -> None:
 
 async def test_the_group_offset_waits_for_the_slower_sink() -> None:
     async with running() as h:
-        await h.pipeline.wanted([TP], 1)
         assert h.pipeline.committable(TP) is None
         await h.pipeline.ingest(chunk(0, [b"1"]), "a")
         await asyncio.wait_for(h.commits.get(), 5)
@@ -164,6 +164,18 @@ async def test_a_chunk_of_an_older_generation_is_dropped() -> None:
         await h.pipeline.ingest(chunk(0, [b"1"], generation=0), "a")
         assert h.pipeline.writers[TOPIC, "a"].buffered_rows == 0
         assert h.decoder.calls == 0
+
+
+async def test_a_late_chunk_of_a_revoked_partition_is_dropped_not_written_with_a_hole() -> None:
+    async with running() as h:
+        h.pipeline.revoked()  # the generation is still the old one until the join completes
+        await h.pipeline.ingest(chunk(100, [b"1"]), "a")
+        assert h.pipeline.writers[TOPIC, "a"].buffered_rows == 0
+        epoch, _ = await h.pipeline.wanted([TP], 1)
+        await h.pipeline.ingest(chunk(100, [b"1"]), "a")  # still late after the assignment
+        await h.pipeline.ingest(chunk(0, [b"7"], epoch=epoch), "a")
+        await asyncio.wait_for(h.commits.get(), 5)
+        assert h.ids("a") == [7]
 
 
 async def test_a_bad_record_is_acknowledged_as_a_dead_letter_before_the_commit_and_once() -> None:
@@ -201,10 +213,10 @@ async def test_on_assignment_the_lowest_destination_decides_and_a_new_sink_reads
     async with running() as h:
         await h.pipeline.ingest(chunk(0, [b"1", b"2", b"3"]), "a")
         await asyncio.wait_for(h.commits.get(), 5)
-        assert await h.pipeline.wanted([TP], 1) == {TP: None}
-        await h.pipeline.ingest(chunk(0, [b"1"]), "b")
+        assert await h.pipeline.wanted([TP], 1) == (2, {TP: None})
+        await h.pipeline.ingest(chunk(0, [b"1"], epoch=2), "b")
         await asyncio.wait_for(h.commits.get(), 5)
-        assert await h.pipeline.wanted([TP], 1) == {TP: 1}
+        assert await h.pipeline.wanted([TP], 1) == (3, {TP: 1})
 
 
 async def test_any_error_in_an_agent_ends_the_worker() -> None:
