@@ -50,7 +50,7 @@ class WorkerLog:
         """Whether each sink has all of these partitions (`topic/partition` -> end) up to their ends."""
         return all(self.next.get(sink, {}).get(tp, 0) >= end for sink in sinks for tp, end in ends.items())
 
-    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 180.0) -> None:
         """Read on until `condition` holds; WorkerDied if the worker ends before, TimeoutError else."""
         deadline = time.monotonic() + timeout
         while True:

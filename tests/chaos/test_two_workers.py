@@ -18,7 +18,7 @@ def share(logs: dict[str, WorkerLog], chaos: ChaosPipeline) -> None:
         return [len(partitions) for partitions in held] == [2, 2] and set.union(*held) == set(chaos.load.ends)
 
     first = next(iter(logs.values()))
-    first.wait_for(shared, "two partitions for each worker", 90)
+    first.wait_for(shared, "two partitions for each worker", 240)
     for log in logs.values():
         floor = dict(log.committed)
         log.wait_for(
@@ -29,7 +29,7 @@ def share(logs: dict[str, WorkerLog], chaos: ChaosPipeline) -> None:
 
 def alone(log: WorkerLog, chaos: ChaosPipeline) -> None:
     """Wait until a worker holds all partitions."""
-    log.wait_for(lambda: set(log.assigned) == set(chaos.load.ends), "all partitions", 90)
+    log.wait_for(lambda: set(log.assigned) == set(chaos.load.ends), "all partitions", 240)
 
 
 def test_partitions_of_a_killed_or_stopped_worker_go_to_the_other_exactly_where_it_was(chaos: ChaosPipeline) -> None:
