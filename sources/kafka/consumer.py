@@ -16,7 +16,8 @@ Offsets that the log doesn't hold any more (or not yet) are never reset silently
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -86,6 +87,13 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         return consumer
 
+    def topic_partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has, by the cluster's metadata: Faust asks the group's leader's only."""
+        if self._consumer is None:
+            return None
+        partitions = self._consumer._client.cluster.partitions_for_topic(topic)
+        return len(partitions) if partitions else None
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._next.clear()  # nothing is delivered until the destinations have been asked again
         await super().on_partitions_revoked(revoked)
@@ -144,10 +152,34 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         return result
 
 
+class ReadOffsets(defaultdict[TP, int | None]):
+    """Faust's memory of the last message per partition, by which it drops what comes again; none of source topics.
+
+    A message that is on its way while the consumer seeks back would be remembered after the seek, and the first chunk
+    of the new position dropped. Chunks that come twice are told by their epoch and their offsets.
+    """
+
+    def __init__(self, is_source: Callable[[str], bool]) -> None:
+        super().__init__(lambda: None)
+        self._is_source = is_source
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None:
+        if not self._is_source(tp.topic):
+            super().__setitem__(tp, offset)
+
+    def update(self, offsets: Mapping[TP, int | None]) -> None:  # type: ignore[override]  # Faust's only use of it
+        for tp, offset in offsets.items():
+            self[tp] = offset
+
+
 class ColumnarConsumer(driver.Consumer):
     """Faust's consumer over `ColumnarConsumerThread`. `app.positions` has to be set before the worker starts."""
 
     _thread: ColumnarConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = ReadOffsets(lambda topic: self.positions.is_source(topic))
 
     @property
     def positions(self) -> Positions:
@@ -243,7 +275,6 @@ class ColumnarConsumer(driver.Consumer):
         }
         self.positions.backlog.assign(sources)
         for tp, offset in offsets.items():
-            self._read_offset[TP(*tp)] = None
             # A group offset ahead of the destination must be lowered: Faust only commits offsets above this one.
             self._committed_offset[TP(*tp)] = None if offset == 0 else offset - 1
         await self._thread.seek_sources(offsets, epoch)
