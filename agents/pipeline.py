@@ -92,6 +92,7 @@ class Pipeline:
                 on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
                 on_failure=self._failed,
                 partition_count=partition_count,
+                pressed=lambda: self.backlog.pressed,
             )
             for topic in table.sink.target.topics:
                 self.writers[topic, table.sink.target.sink_id] = writer

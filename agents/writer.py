@@ -2,7 +2,9 @@
 
 The run loop is `TableWriter._run`. While a commit is under way in the writer's thread, arriving chunks accumulate for
 the next one: a slow catalog makes batches bigger, not the stream slower. A commit is due when `batch_size` rows are
-there or the oldest chunk is `flush_interval` seconds old.
+there or the oldest chunk is `flush_interval` seconds old. After a commit the next one pauses for `PAUSE` times as long
+as that one took (at most `LONGEST_PAUSE`), unless memory fills up: commits of a single chunk each would spend the
+worker's time on metadata.
 
 Every call into the sink runs in this writer's only thread, one after the other. `assign` starts a new epoch: what was
 buffered is dropped, and a retry of an older epoch's batch is given up (the consumer delivers those records again, or
@@ -32,6 +34,10 @@ log = structlog.get_logger("lakeward.writer")
 
 T = TypeVar("T")
 
+PAUSE = 2.0
+LONGEST_PAUSE = 1.0
+"""Seconds."""
+
 
 @dataclass(frozen=True)
 class FlushPolicy:
@@ -55,7 +61,7 @@ class Commit:
 
 class TableWriter:
     """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_error` is told of each retry,
-    `on_failure` once, with what ends this writer."""
+    `on_failure` once, with what ends this writer. `pressed` says whether memory for records is getting short."""
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class TableWriter:
         on_error: Callable[[TableWriter, Exception], None],
         on_failure: Callable[[TableWriter, BaseException], Awaitable[None]],
         partition_count: Callable[[str], int | None],
+        pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sink = sink
         self.policy = policy
@@ -75,6 +82,8 @@ class TableWriter:
         self._on_error = on_error
         self._on_failure = on_failure
         self._partition_count = partition_count
+        self._pressed = pressed
+        self._paused_until = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"writer-{sink.target.sink_id}")
         self._epoch = 0
         self._wanted: dict[TopicPartition, int] = {}
@@ -177,6 +186,7 @@ class TableWriter:
             if receipt is None:
                 continue  # given up: the partitions were taken away while the destination was unavailable
             seconds = monotonic() - started
+            self._paused_until = monotonic() + min(LONGEST_PAUSE, self.policy.interval, PAUSE * seconds)
             log.info(
                 "sink.committed",
                 writer=self.name,
@@ -196,11 +206,14 @@ class TableWriter:
             if self._oldest is None:
                 await self._arrived.wait()
                 continue
-            left = self._oldest + self.policy.interval - monotonic()
-            if self._rows >= self.policy.batch_size or left <= 0:
+            now = monotonic()
+            due = self._oldest + self.policy.interval
+            if self._rows >= self.policy.batch_size:
+                due = now if self._pressed() else min(due, self._paused_until)
+            if due <= now:
                 return
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(due - now):
                     await self._arrived.wait()
             except TimeoutError:
                 continue

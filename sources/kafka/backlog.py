@@ -49,6 +49,11 @@ class Backlog:
             return used == 0 or used < self._budget // max(1, len(self._bytes))
 
     @property
+    def pressed(self) -> bool:
+        """Whether more than half of the budget is used."""
+        return self.total > self._budget // 2
+
+    @property
     def total(self) -> int:
         """Bytes under way over all partitions."""
         with self._lock:

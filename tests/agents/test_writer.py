@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -66,6 +67,7 @@ class Harness:
         self.failures: asyncio.Queue[BaseException] = asyncio.Queue()
         self.errors: list[Exception] = []
         self.failed_attempt = asyncio.Event()
+        self.pressed = False
         self.writer = TableWriter(
             self.sink,
             policy,
@@ -74,6 +76,7 @@ class Harness:
             on_error=self._on_error,
             on_failure=self._on_failure,
             partition_count=lambda _: 1,
+            pressed=lambda: self.pressed,
         )
 
     async def _on_commit(self, _: TableWriter, commit: Commit) -> None:
@@ -114,6 +117,33 @@ async def test_a_commit_is_due_when_the_oldest_chunk_is_old_enough() -> None:
         h.writer.add(*chunk(0, 3))
         await asyncio.wait_for(h.commits.get(), 5)
         assert h.ids() == [0, 1, 2]
+
+
+async def test_after_a_commit_the_next_one_pauses_so_that_chunks_gather() -> None:
+    async with running(batch_size=1) as h:
+        h.sink.before = lambda: time.sleep(0.1)  # a commit that takes its time
+        h.writer.add(*chunk(0, 1))
+        await asyncio.wait_for(h.commits.get(), 5)
+        h.sink.before = lambda: None
+        started = time.monotonic()
+        h.writer.add(*chunk(1, 1))
+        h.writer.add(*chunk(2, 1))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert commit.ranges[TP] == (1, 3)
+        assert time.monotonic() - started > 0.15
+
+
+async def test_memory_that_runs_short_ends_the_pause() -> None:
+    async with running(batch_size=1, interval=60) as h:
+        h.pressed = True
+        h.sink.before = lambda: time.sleep(0.3)
+        h.writer.add(*chunk(0, 1))
+        await asyncio.wait_for(h.commits.get(), 5)
+        h.sink.before = lambda: None
+        started = time.monotonic()
+        h.writer.add(*chunk(1, 1))
+        await asyncio.wait_for(h.commits.get(), 5)
+        assert time.monotonic() - started < 0.3
 
 
 async def test_a_chunk_without_changes_moves_the_offset() -> None:
