@@ -102,11 +102,6 @@ class Pipeline:
         self._sinks_of = {topic: tuple(sorted(sinks)) for topic, sinks in sinks_of.items()}
         self.ledger = OffsetLedger(self._sinks_of)
 
-    @property
-    def topics(self) -> tuple[str, ...]:
-        """The source topics."""
-        return tuple(self._sinks_of)
-
     # -- life
 
     async def start(self) -> None:
