@@ -43,8 +43,8 @@ test: setup ## Run all tests on real services
 	.venv/bin/pytest
 
 lint: .venv/.stamp ## ruff and strict mypy
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	.venv/bin/ruff check --no-cache .
+	.venv/bin/ruff format --check --no-cache .
 	.venv/bin/mypy
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
 @cache
 def _from_environment() -> faust.App:
-    from config.environment import load_settings
-
     from app.factory import create_app
+    from config.environment import load_settings
     from config.errors import ConfigurationError
 
     try:

@@ -6,9 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.pipeline import DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig
-
 from config.errors import ConfigurationError
+from config.pipeline import DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig
 from sinks.base import Sink, Target
 
 
@@ -33,9 +32,8 @@ class TablePlan:
     def create(self, worker_folder: Path) -> Sink:
         """The sink of this table; local state lives in the worker's folder."""
         if isinstance(self.settings, IcebergConfig):
-            from tables.key_index import KeyIndex
-
             from sinks.iceberg.sink import IcebergSink
+            from tables.key_index import KeyIndex
 
             index = KeyIndex.shared(worker_folder / "key-index") if self.settings.write_mode == "upsert" else None
             return IcebergSink(self.settings, self.target, index)
