@@ -1,7 +1,7 @@
 """Publishing: one snapshot with data files, position deletes and offsets, as a compare-and-swap. Writes no data.
 
-The commit goes to the catalog directly, not through `Transaction.commit_transaction`: PyIceberg would retry a
-conflict by itself, and a zombie's append would land. The requirement is that the branch's snapshot is still the one
+The commit goes to the catalog directly, not through PyIceberg's `Transaction`: that would retry a conflict by itself,
+so that a zombie's append lands, and copies the whole metadata at every step. The requirement is that the branch's snapshot is still the one
 that the offsets were read from; offsets, schema and snapshot change in that one request.
 """
 
@@ -23,6 +23,8 @@ from pyiceberg.table.update import (
     AssertTableUUID,
     SetPropertiesUpdate,
     SetSnapshotRefUpdate,
+    TableRequirement,
+    TableUpdate,
 )
 
 from sinks.iceberg.manifests import CODEC, Manifests
@@ -30,34 +32,45 @@ from sinks.iceberg.schema import iceberg_type
 
 
 @dataclass(frozen=True)
+class Evolved:
+    """A table as the next commit will find it: the metadata that files are written for, and what leads there."""
+
+    metadata: TableMetadata
+    updates: tuple[TableUpdate, ...] = ()
+    requirements: tuple[TableRequirement, ...] = ()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A snapshot whose manifests are written, ready to be sent to the catalog."""
 
-    transaction: Transaction
+    updates: tuple[TableUpdate, ...]
+    requirements: tuple[TableRequirement, ...]
     snapshot_id: int
     manifests: Manifests
 
 
-def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Transaction:
-    """A transaction that adds these columns (none: that adds nothing); its metadata is what files are written for.
+def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evolved:
+    """The table with these columns added.
 
     `key` columns among them become the identifier fields: an upsert table that has had no rows yet gets its key so.
     """
+    if not add:
+        return Evolved(table.metadata)
     transaction = Transaction(table)
-    if add:
-        names = {field.name for field in add}
-        first = bool(key) and names.issuperset(key)
-        with transaction.update_schema(allow_incompatible_changes=first) as update:
-            for field in add:
-                update.add_column(field.name, iceberg_type(field.type), required=first and field.name in key)
-            if first:
-                update.set_identifier_fields(*key)
-    return transaction
+    names = {field.name for field in add}
+    first = bool(key) and names.issuperset(key)
+    with transaction.update_schema(allow_incompatible_changes=first) as update:
+        for field in add:
+            update.add_column(field.name, iceberg_type(field.type), required=first and field.name in key)
+        if first:
+            update.set_identifier_fields(*key)
+    return Evolved(transaction.table_metadata, transaction._updates, transaction._requirements)
 
 
-def prepare(transaction: Transaction, table: Table, files: Sequence[DataFile], entries: Mapping[str, str]) -> Prepared:
+def prepare(base: Evolved, table: Table, files: Sequence[DataFile], entries: Mapping[str, str]) -> Prepared:
     """Write the manifests of a snapshot that adds `files` and carries `entries` in properties and summary."""
-    metadata = transaction.table_metadata
+    metadata = base.metadata
     snapshot_id = metadata.new_snapshot_id()
     parent = metadata.current_snapshot()
     manifests = Manifests(metadata, table.io, snapshot_id)
@@ -77,29 +90,27 @@ def prepare(transaction: Transaction, table: Table, files: Sequence[DataFile], e
         summary=_summary(metadata, files, entries, parent),
         schema_id=metadata.current_schema_id,
     )
-    transaction._stage(
-        (
-            SetPropertiesUpdate(updates=dict(entries)),
-            AddSnapshotUpdate(snapshot=snapshot),
-            SetSnapshotRefUpdate(  # type: ignore[call-arg]  # as above
-                snapshot_id=snapshot_id,
-                parent_snapshot_id=parent_id,
-                ref_name=MAIN_BRANCH,
-                type=SnapshotRefType.BRANCH,
-            ),
-        ),
-        (
-            AssertTableUUID(uuid=metadata.table_uuid),
-            AssertRefSnapshotId(snapshot_id=parent_id, ref=MAIN_BRANCH),  # type: ignore[call-arg]  # as above
+    updates = (
+        SetPropertiesUpdate(updates=dict(entries)),
+        AddSnapshotUpdate(snapshot=snapshot),
+        SetSnapshotRefUpdate(  # type: ignore[call-arg]  # as above
+            snapshot_id=snapshot_id,
+            parent_snapshot_id=parent_id,
+            ref_name=MAIN_BRANCH,
+            type=SnapshotRefType.BRANCH,
         ),
     )
-    return Prepared(transaction, snapshot_id, manifests)
+    requirements = (
+        AssertTableUUID(uuid=metadata.table_uuid),
+        AssertRefSnapshotId(snapshot_id=parent_id, ref=MAIN_BRANCH),  # type: ignore[call-arg]  # as above
+    )
+    return Prepared((*base.updates, *updates), (*base.requirements, *requirements), snapshot_id, manifests)
 
 
 def publish(table: Table, prepared: Prepared) -> None:
     """Send it. Raises PyIceberg's CommitFailedException if another commit came first, CommitStateUnknownException
     (or a connection's error) if the answer was lost. `table` holds the new metadata afterwards."""
-    table._do_commit(prepared.transaction._updates, prepared.transaction._requirements)
+    table._do_commit(prepared.updates, prepared.requirements)
 
 
 def _summary(

@@ -21,7 +21,8 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
 )
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table, Transaction
+from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
 
 from config.errors import ConfigurationError, DestinationChanged, OffsetGap, Unavailable, UnsupportedChange
 from config.pipeline import IcebergConfig
@@ -158,10 +159,10 @@ class IcebergSink(Sink):
         check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
         plan = self._evolution(table, state, todo)
         key = next((change.schema.key for change in todo.changes), ()) if keyed else ()
-        transaction = commit.evolved(table, plan.add, key)
-        staged = self._stage(table, transaction, state, todo)
+        base = commit.evolved(table, plan.add, key)
+        staged = self._stage(table, base.metadata, state, todo)
         after = state.after(todo, plan.schema_ids)
-        prepared = commit.prepare(transaction, table, staged.files, after.entries(self.target))
+        prepared = commit.prepare(base, table, staged.files, after.entries(self.target))
         self._sent = Sent(prepared.snapshot_id, staged)
         try:
             with sorted_errors(self._config):
@@ -188,11 +189,10 @@ class IcebergSink(Sink):
             if self._upserts is not None and sent.staged.delta is not None:
                 self._upserts.landed(sent.staged.delta, sent.staged.batch)
 
-    def _stage(self, table: Table, transaction: Transaction, state: SinkState, batch: Batch) -> Staged:
+    def _stage(self, table: Table, metadata: TableMetadata, state: SinkState, batch: Batch) -> Staged:
         """The files of `batch`: those of an attempt that came second, if they are still right, else new ones."""
         changed = self._catch_up(table, state, batch)
         spare, self._spare = self._spare, None
-        metadata = transaction.table_metadata
         staging = Staging(metadata, table.io)
         if spare is not None:
             if not changed and spare.batch.ranges == batch.ranges and spare.schema_id == metadata.current_schema_id:

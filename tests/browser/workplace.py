@@ -78,6 +78,7 @@ class Workplace:
         self.topics = sorted(app.source_topics)
         self.destinations: dict[str, list[Destination]] = {}
         self._next: dict[TopicPartition, int] = {}
+        self._epoch = 0
 
     async def start_pipeline(self, flush_seconds: float = 0.05) -> None:
         """What `on_first_start` does in a worker, with memory sinks."""
@@ -107,7 +108,7 @@ class Workplace:
         """These partitions of every topic become this worker's."""
         tps = [TopicPartition(topic, number) for topic in self.topics for number in partitions]
         pipeline = self.app.running_pipeline()
-        await pipeline.wanted(tps, 1)
+        self._epoch = (await pipeline.wanted(tps, 1)).epoch
         pipeline.backlog.assign(tps)
 
     async def produce(self, topic: str, partition: int, count: int) -> None:
@@ -126,8 +127,9 @@ class Workplace:
         nothing: list[bytes | None] = [None] * count
         values: list[bytes | None] = [b"x"] * count
         chunk = Chunk(
-            *tp, 1, first, first + count, offsets, timestamps, nothing, values, [()] * count, nbytes=250 * count
-        )
+            *tp, 1, first, first + count, offsets, timestamps, nothing, values, [()] * count, nbytes=250 * count,
+            epoch=self._epoch,
+        )  # fmt: skip
         pipeline = self.app.running_pipeline()
         pipeline.backlog.add(chunk)
         for fed, sink_id in pipeline.writers:
