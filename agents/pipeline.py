@@ -92,10 +92,11 @@ class Pipeline:
                 on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
                 on_failure=self._failed,
                 partition_count=partition_count,
-                pressed=lambda: self.backlog.pressed,
+                pressed=self._pressed,
             )
             for topic in table.sink.target.topics:
                 self.writers[topic, table.sink.target.sink_id] = writer
+        self._distinct = tuple(dict.fromkeys(self.writers.values()))
         sinks_of: dict[str, set[str]] = {}
         for topic, sink_id in self.writers:
             sinks_of.setdefault(topic, set()).add(sink_id)
@@ -106,14 +107,18 @@ class Pipeline:
 
     async def start(self) -> None:
         """Reach every destination (waiting for those that are away) and start the writers."""
-        await asyncio.gather(*(writer.start() for writer in set(self.writers.values())))
+        await asyncio.gather(*(writer.start() for writer in self._distinct))
 
     async def stop(self) -> None:
         """Finish the commits under way and close the sinks."""
-        await asyncio.gather(*(writer.stop() for writer in set(self.writers.values())))
+        await asyncio.gather(*(writer.stop() for writer in self._distinct))
         if self._dead_letters is not None:
             await self._dead_letters.close()
         self._decoding.shutdown(cancel_futures=True)
+
+    def _pressed(self) -> bool:
+        """Whether the writers' buffers take more than half of the budget; what waits for decoding isn't theirs."""
+        return sum(writer.buffered_bytes for writer in self._distinct) > self.backlog.budget // 2
 
     async def _failed(self, writer: TableWriter, error: BaseException) -> None:
         self.stats.on_error(writer.sink.target.sink_id, error)
@@ -144,7 +149,7 @@ class Pipeline:
     def revoked(self) -> None:
         """A rebalance began: nothing that is buffered may be written any more, nor what is still being decoded."""
         self._epoch += 1
-        for writer in set(self.writers.values()):
+        for writer in self._distinct:
             writer.drop()
         self.ledger.assign({})
         self.backlog.assign([])
@@ -204,9 +209,7 @@ class Pipeline:
                 return await loop.run_in_executor(self._decoding, chunk.decoded, self._decode_once)
             except Unavailable as error:
                 attempt += 1
-                wait = min(
-                    self._retry.max_wait_seconds, self._retry.initial_wait_seconds * self._retry.multiplier**attempt
-                )
+                wait = max(self._retry.wait_after(attempt), error.retry_after or 0.0)
                 log.warning("decode.unavailable", topic=chunk.topic, error=str(error), retry_in=round(wait, 1))
                 for sink_id in self._sinks_of[chunk.topic]:
                     self.stats.on_error(sink_id, error)

@@ -14,7 +14,6 @@ another worker has them).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ log = structlog.get_logger("lakeward.writer")
 
 T = TypeVar("T")
 
-PAUSE = 2.0
+PAUSE = 4.0
 LONGEST_PAUSE = 1.0
 """Seconds."""
 
@@ -61,7 +60,8 @@ class Commit:
 
 class TableWriter:
     """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_error` is told of each retry,
-    `on_failure` once, with what ends this writer. `pressed` says whether memory for records is getting short."""
+    `on_failure` once, with what ends this writer. `pressed` says whether what is buffered takes too much memory;
+    `buffered_bytes` is this writer's part: the raw bytes of the chunks that wait for the next commit."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class TableWriter:
         self._changes: list[ChangeBatch] = []
         self._timestamps: dict[TopicPartition, int] = {}
         self._rows = 0
+        self.buffered_bytes = 0
         self._oldest: float | None = None
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -143,7 +144,8 @@ class TableWriter:
         self._clear()
 
     def _clear(self) -> None:
-        self._ranges, self._changes, self._timestamps, self._rows, self._oldest = {}, [], {}, 0, None
+        self._ranges, self._changes, self._timestamps, self._oldest = {}, [], {}, None
+        self._rows = self.buffered_bytes = 0
 
     def add(self, chunk: Chunk, decoded: DecodedChunk) -> None:
         """Buffer a chunk for the next commit. What the destination has already is left out."""
@@ -162,6 +164,7 @@ class TableWriter:
                 self._rows += self._changes[-1].rows.num_rows
         first = self._ranges[tp].first if tp in self._ranges else wanted
         self._ranges[tp] = OffsetRange(first, chunk.next)
+        self.buffered_bytes += chunk.nbytes
         self._wanted[tp] = chunk.next
         if len(chunk):
             self._timestamps[tp] = int(chunk.timestamps[-1])
@@ -239,7 +242,7 @@ class TableWriter:
                 return await self._call(function)
             except Unavailable as error:
                 attempt += 1
-                wait = self._backoff(attempt, error.retry_after)
+                wait = max(self._retry.wait_after(attempt), error.retry_after or 0.0)
                 log.error(  # noqa: TRY400 - expected and retried: one line, no traceback
                     "pipeline.sink_write_error" if verb == "write" else "sink.unavailable",
                     writer=self.name,
@@ -250,14 +253,6 @@ class TableWriter:
                 )
                 self._on_error(self, error)
                 await asyncio.sleep(wait)
-
-    def _backoff(self, attempt: int, asked: float | None) -> float:
-        wait = min(
-            self._retry.max_wait_seconds, self._retry.initial_wait_seconds * self._retry.multiplier ** (attempt - 1)
-        )
-        if self._retry.jitter:
-            wait *= random.uniform(0.5, 1.0)
-        return max(wait, asked or 0.0)
 
 
 def _readable(offsets: Mapping[TopicPartition, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from faust.types import TP
 
 from agents.pipeline import Pipeline
-from app.boot import Arrival, WaitingBoot
+from app.boot import Arrival, WaitingBoot, collect_garbage_rarely
 from app.worker_dir import WorkerDir
 from config.errors import ConfigurationError, PipelineStopped
 from sources.kafka.consumer import ColumnarTransport
@@ -101,6 +101,7 @@ class LakewardApp(faust.App):
         try:
             await self._reach_broker()
             await self.running_pipeline().start()
+            collect_garbage_rarely()
         except Exception as error:
             await self.running_pipeline().fail(error)
 

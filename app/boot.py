@@ -6,11 +6,26 @@ While the broker or a destination is away at start, the worker waits; its pages 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from faust.app.base import BootStrategy
 from mode import Service
+
+GC_THRESHOLDS = (100_000, 20, 10)
+"""Objects made before a collection of the youngest; collections of one generation before one of the next."""
+
+
+def collect_garbage_rarely() -> None:
+    """Take what the start has made out of garbage collection, and collect the rest less often.
+
+    A fetch makes hundreds of thousands of objects without cycles; with Python's thresholds the collector looks at
+    them, and at everything else, over and over: that was half of the CPU that reading took.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class Arrival(Service):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
@@ -115,7 +116,7 @@ class DlqConfig(Model):
     max_retries: int = Field(default=3, ge=0)
     """How often a record is tried again before it is set aside."""
     include_headers: bool = True
-    """Add headers that say where the record came from and what was wrong with it."""
+    """Keep the record's own headers too, after the `dlq.*` headers that say where it came from and what was wrong."""
 
 
 class RetryConfig(Model):
@@ -127,10 +128,15 @@ class RetryConfig(Model):
     """Wait before the second attempt."""
     max_wait_seconds: float = Field(default=60.0, ge=0)
     """Longest wait between two attempts."""
-    multiplier: float = Field(default=2.0, ge=1)
+    multiplier: float = Field(default=2.0, ge=1, le=1000)
     """By how much each wait is longer than the one before."""
     jitter: bool = True
     """Vary the waits, so that workers don't knock all at once."""
+
+    def wait_after(self, attempt: int) -> float:
+        """Seconds to wait after this attempt (the first is 1)."""
+        wait = min(self.max_wait_seconds, self.initial_wait_seconds * self.multiplier ** min(attempt - 1, 64))
+        return wait * random.uniform(0.5, 1.0) if self.jitter else wait
 
     @model_validator(mode="after")
     def _waits_in_order(self) -> RetryConfig:
@@ -150,7 +156,7 @@ class PlatformConfig(Model):
     """Kafka Connect with Debezium."""
     max_buffered_messages: int = Field(default=1000, ge=1)
     """Smallest buffer per partition, in records: below it nothing is held back. Memory is bound in bytes."""
-    max_buffered_bytes: int = Field(default=128 << 20, ge=1 << 20)
+    max_buffered_bytes: int = Field(default=64 << 20, ge=1 << 20)
     """Bytes of fetched records that a worker holds at most before it stops fetching."""
     schema_monitor_interval_seconds: float = Field(default=30.0, gt=0)
     """How often the registry is asked for new schema versions."""

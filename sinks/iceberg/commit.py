@@ -1,8 +1,8 @@
 """Publishing: one snapshot with data files, position deletes and offsets, as a compare-and-swap. Writes no data.
 
 The commit goes to the catalog directly, not through PyIceberg's `Transaction`: that would retry a conflict by itself,
-so that a zombie's append lands, and copies the whole metadata at every step. The requirement is that the branch's snapshot is still the one
-that the offsets were read from; offsets, schema and snapshot change in that one request.
+so that a zombie's append lands, and copies the whole metadata at every step. The requirement is that the branch's
+snapshot is still the one that the offsets were read from; offsets, schema and snapshot change in that one request.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Staging: writes data files and position-delete files, and describes them. Nothing here commits.
 
-A data file holds rows of one Kafka partition (and one table partition), and its name says which: a key's row lies in
-a file of its partition's owner, so position deletes of different workers never meet. A position-delete file is
-sorted by (file_path, pos) (Iceberg spec, Position Delete Files) and has the table partition of the files it names:
-one with another partition would be ignored by readers that prune.
+A data file has an owner, a Kafka partition that its name tells, so that the files of different workers are different
+ones. In upsert mode it holds rows of that partition only (and of one table partition): position deletes of different
+workers never meet. In append mode it holds a whole batch, and the lowest of its partitions owns it. A position-delete
+file is sorted by (file_path, pos) (Iceberg spec, Position Delete Files) and has the table partition of the files that
+it names: one with another partition would be ignored by readers that prune.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Staging:
         self._paths = parquet_path_to_id_mapping(self._schema)
 
     def data_files(self, tp: TopicPartition, rows: pa.Table) -> Iterator[StagedRows]:
-        """Write the rows of one Kafka partition, split by table partition."""
+        """Write rows into files that the Kafka partition `tp` owns, split by table partition."""
         table = self._fit(rows)
         spec = self._metadata.spec()
         if spec.is_unpartitioned():

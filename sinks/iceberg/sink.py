@@ -202,10 +202,10 @@ class IcebergSink(Sink):
             delta = self._upserts.stage(staging, batch)
             return Staged(batch, metadata.current_schema_id, delta.files, delta)
         files = []
-        for tp in batch.ranges:
-            changes = [change for change in batch.changes if change.tp == tp]
-            if any(change.rows.num_rows for change in changes):
-                files += [rows.file for rows in staging.data_files(tp, union_changelog(changes))]
+        changes = [change for change in batch.changes if change.rows.num_rows]
+        if changes:
+            owner = min(change.tp for change in changes)
+            files = [rows.file for rows in staging.data_files(owner, union_changelog(changes))]
         return Staged(batch, metadata.current_schema_id, files, None)
 
     def _catch_up(self, table: Table, state: SinkState, batch: Batch) -> bool:

@@ -17,7 +17,7 @@ class Backlog:
     """Bytes under way per partition. Filled by the consumer's thread, released by the event loop's: thread-safe."""
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
         self._lock = Lock()
         self._chunks: dict[TopicPartition, deque[tuple[int, int]]] = {}
         self._bytes: dict[TopicPartition, int] = {}
@@ -46,12 +46,7 @@ class Backlog:
         """Whether this partition may fetch another chunk."""
         with self._lock:
             used = self._bytes.get(tp, 0)
-            return used == 0 or used < self._budget // max(1, len(self._bytes))
-
-    @property
-    def pressed(self) -> bool:
-        """Whether more than half of the budget is used."""
-        return self.total > self._budget // 2
+            return used == 0 or used < self.budget // max(1, len(self._bytes))
 
     @property
     def total(self) -> int:

@@ -39,6 +39,8 @@ def build_chunk(
     keys: list[bytes | None] = list(map(_key, records))
     values: list[bytes | None] = list(map(_value, records))
     headers: list[Headers] = list(map(_headers, records))
+    if not any(headers):
+        headers = [()] * n  # one for all, not a list per record
     nbytes = sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
     return Chunk(
         topic=topic,

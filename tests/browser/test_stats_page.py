@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import httpx
@@ -202,8 +203,9 @@ async def test_probes_and_metrics_answer(workplace: Workplace) -> None:
         assert f'lakeward_decode_skipped_total{{topic="{customers}",kind="tombstone"}} 2\n' in metrics
         place.destinations["lake"][0].away = Unavailable("away")
         await place.deliver(customers, 0, 100)
-        while (await http.get("/readyz")).status_code == 200:
-            pass
+        async with asyncio.timeout(15):
+            while (await http.get("/readyz")).status_code == 200:
+                pass
         status = (await http.get("/readyz")).json()["sinks"][0]
         assert status == {"sink_id": "lake", "status": "retrying", "error": "Unavailable: away"}
         redirect = await http.get("/stats")
@@ -213,8 +215,9 @@ async def test_probes_and_metrics_answer(workplace: Workplace) -> None:
 
 
 async def _until_everything_is_committed(http: httpx.AsyncClient) -> None:
-    while True:
-        sinks = (await http.get("/api/stats")).json()["sinks"]
-        totals = [sink["totals"] for sink in sinks]
-        if all(t["commits"] and t["lag_rows"] == t["lag_unknown"] == 0 for t in totals):
-            return
+    async with asyncio.timeout(15):
+        while True:
+            sinks = (await http.get("/api/stats")).json()["sinks"]
+            totals = [sink["totals"] for sink in sinks]
+            if all(t["commits"] and t["lag_rows"] == t["lag_unknown"] == 0 for t in totals):
+                return

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from config.errors import ConfigurationError
 from config.partitioning import PartitionField, parse_partition_field
 from config.pipeline import BUILT_SINKS, DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig, check_supported
-from config.platform import PlatformConfig
+from config.platform import PlatformConfig, RetryConfig
 
 
 def iceberg(sink_id: str = "lake", *, tables: tuple[str, ...] = (), **section: Any) -> dict[str, Any]:
@@ -319,3 +319,9 @@ def test_validation_errors_of_the_models_themselves_show_no_values() -> None:
     with pytest.raises(ValidationError) as caught:
         pipeline(password=["hunter2"], source_type="hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+def test_waits_between_attempts_grow_up_to_the_longest_and_stay_there() -> None:
+    retry = RetryConfig(initial_wait_seconds=1, max_wait_seconds=60, multiplier=2, jitter=False)
+    assert [retry.wait_after(attempt) for attempt in (1, 2, 3, 6, 7, 8)] == [1, 2, 4, 32, 60, 60]
+    assert RetryConfig(multiplier=1000).wait_after(100_000) <= 60  # an outage of weeks
