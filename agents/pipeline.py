@@ -92,6 +92,7 @@ class Pipeline:
                 on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
                 on_failure=self._failed,
                 partition_count=partition_count,
+                batch_bytes=budget // 2,
                 pressed=self._pressed,
             )
             for topic in table.sink.target.topics:

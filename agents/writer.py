@@ -14,8 +14,8 @@ another worker has them).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,23 @@ class FlushPolicy:
 
 
 @dataclass(frozen=True)
+class Buffered:
+    """A chunk's changes that wait for a commit: the offsets that they cover, the broker timestamp (milliseconds) of
+    the chunk's last record, its raw size in bytes, and when it arrived (monotonic seconds)."""
+
+    tp: TopicPartition
+    span: OffsetRange
+    changes: Sequence[ChangeBatch]
+    timestamp: int | None
+    nbytes: int
+    arrived: float
+
+    @property
+    def rows(self) -> int:
+        return sum(change.rows.num_rows for change in self.changes)
+
+
+@dataclass(frozen=True)
 class Commit:
     """What `on_commit` is told: the receipt, the batch's ranges and rows per partition, the broker timestamp
     (milliseconds) of the last record of each partition, and how long the commit took (seconds)."""
@@ -61,7 +78,8 @@ class Commit:
 class TableWriter:
     """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_error` is told of each retry,
     `on_failure` once, with what ends this writer. `pressed` says whether what is buffered takes too much memory;
-    `buffered_bytes` is this writer's part: the raw bytes of the chunks that wait for the next commit."""
+    `buffered_bytes` is this writer's part: the raw bytes of the chunks that wait for the next commit. One commit takes
+    chunks of at most `batch_bytes` raw bytes (or one chunk): what a sink needs to write it is bounded, too."""
 
     def __init__(
         self,
@@ -73,6 +91,7 @@ class TableWriter:
         on_error: Callable[[TableWriter, Exception], None],
         on_failure: Callable[[TableWriter, BaseException], Awaitable[None]],
         partition_count: Callable[[str], int | None],
+        batch_bytes: int,
         pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sink = sink
@@ -82,17 +101,15 @@ class TableWriter:
         self._on_error = on_error
         self._on_failure = on_failure
         self._partition_count = partition_count
+        self._batch_bytes = batch_bytes
         self._pressed = pressed
         self._paused_until = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"writer-{sink.target.sink_id}")
         self._epoch = 0
         self._wanted: dict[TopicPartition, int] = {}
-        self._ranges: dict[TopicPartition, OffsetRange] = {}
-        self._changes: list[ChangeBatch] = []
-        self._timestamps: dict[TopicPartition, int] = {}
-        self._rows = 0
+        self._buffer: deque[Buffered] = deque()
+        self.buffered_rows = 0
         self.buffered_bytes = 0
-        self._oldest: float | None = None
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -141,11 +158,8 @@ class TableWriter:
         """Begin a new epoch: forget what is buffered; expect these next offsets (None: whatever comes first)."""
         self._epoch += 1
         self._wanted = {tp: offset for tp, offset in wanted.items() if offset is not None}
-        self._clear()
-
-    def _clear(self) -> None:
-        self._ranges, self._changes, self._timestamps, self._oldest = {}, [], {}, None
-        self._rows = self.buffered_bytes = 0
+        self._buffer.clear()
+        self.buffered_rows = self.buffered_bytes = 0
 
     def add(self, chunk: Chunk, decoded: DecodedChunk) -> None:
         """Buffer a chunk for the next commit. What the destination has already is left out."""
@@ -158,31 +172,21 @@ class TableWriter:
                 f"{tp.topic}/{tp.partition}: {self.name} wants offset {wanted} next, but a chunk starts at"
                 f" {chunk.first}; restart the worker to read again from the destination's offset"
             )
-        for change in decoded.changes:
-            if change.next > wanted:
-                self._changes.append(change if change.first >= wanted else change.after_offset(wanted))
-                self._rows += self._changes[-1].rows.num_rows
-        first = self._ranges[tp].first if tp in self._ranges else wanted
-        self._ranges[tp] = OffsetRange(first, chunk.next)
-        self.buffered_bytes += chunk.nbytes
+        changes = [c if c.first >= wanted else c.after_offset(wanted) for c in decoded.changes if c.next > wanted]
+        last = int(chunk.timestamps[-1]) if len(chunk) else None
+        buffered = Buffered(tp, OffsetRange(wanted, chunk.next), changes, last, chunk.nbytes, monotonic())
+        self._buffer.append(buffered)
+        self.buffered_rows += buffered.rows
+        self.buffered_bytes += buffered.nbytes
         self._wanted[tp] = chunk.next
-        if len(chunk):
-            self._timestamps[tp] = int(chunk.timestamps[-1])
-        if self._oldest is None:
-            self._oldest = monotonic()
         self._arrived.set()
-
-    @property
-    def buffered_rows(self) -> int:
-        """Rows that wait for the next commit."""
-        return self._rows
 
     # -- the run loop
 
     async def _run(self) -> None:
         while True:
             await self._until_due()
-            epoch, timestamps, batch = self._epoch, self._timestamps, self._take()
+            epoch, (timestamps, batch) = self._epoch, self._take()
             started = monotonic()
             log.info("sink.commit_started", writer=self.name, rows=batch.num_rows, ranges=_readable(batch.ranges))
             receipt = await self._persist(partial(self.sink.write, batch), "write", epoch)
@@ -206,12 +210,12 @@ class TableWriter:
     async def _until_due(self) -> None:
         while True:
             self._arrived.clear()
-            if self._oldest is None:
+            if not self._buffer:
                 await self._arrived.wait()
                 continue
             now = monotonic()
-            due = self._oldest + self.policy.interval
-            if self._rows >= self.policy.batch_size:
+            due = self._buffer[0].arrived + self.policy.interval
+            if self.buffered_rows >= self.policy.batch_size:
                 due = now if self._pressed() else min(due, self._paused_until)
             if due <= now:
                 return
@@ -221,11 +225,23 @@ class TableWriter:
             except TimeoutError:
                 continue
 
-    def _take(self) -> Batch:
-        counts = {topic: self._partition_count(topic) for topic in {tp.topic for tp in self._ranges}}
-        batch = Batch(self._ranges, self._changes, {topic: count for topic, count in counts.items() if count})
-        self._clear()
-        return batch
+    def _take(self) -> tuple[dict[TopicPartition, int], Batch]:
+        """The oldest chunks as a batch, with the timestamp of each partition's last record."""
+        ranges: dict[TopicPartition, OffsetRange] = {}
+        changes: list[ChangeBatch] = []
+        timestamps: dict[TopicPartition, int] = {}
+        room = self._batch_bytes
+        while self._buffer and (self._buffer[0].nbytes <= room or not ranges):
+            part = self._buffer.popleft()
+            room -= part.nbytes
+            self.buffered_bytes -= part.nbytes
+            self.buffered_rows -= part.rows
+            ranges[part.tp] = OffsetRange(ranges.get(part.tp, part.span).first, part.span.next)
+            changes += part.changes
+            if part.timestamp is not None:
+                timestamps[part.tp] = part.timestamp
+        counts = {topic: self._partition_count(topic) for topic in {tp.topic for tp in ranges}}
+        return timestamps, Batch(ranges, changes, {topic: count for topic, count in counts.items() if count})
 
     # -- calling the sink
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import faust
+
+# The allocator of delta-rs and Polars keeps freed pages for 10 s, which after a large MERGE are hundreds of MB. It
+# reads this when those libraries are loaded; a user's own setting wins.
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:500,muzzy_decay_ms:0")
 
 
 @cache

@@ -33,7 +33,7 @@ from stack.manager import running_stack
 from stack.ports import free_port
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Watched(MemorySink):
 class Harness:
     """A running writer with its sink, and what it reported."""
 
-    def __init__(self, policy: FlushPolicy) -> None:
+    def __init__(self, policy: FlushPolicy, batch_bytes: int) -> None:
         self.store = MemoryStore()
         self.sink = Watched(self.store)
         self.commits: asyncio.Queue[Commit] = asyncio.Queue()
@@ -76,6 +76,7 @@ class Harness:
             on_error=self._on_error,
             on_failure=self._on_failure,
             partition_count=lambda _: 1,
+            batch_bytes=batch_bytes,
             pressed=lambda: self.pressed,
         )
 
@@ -94,8 +95,8 @@ class Harness:
 
 
 @asynccontextmanager
-async def running(batch_size: int = 10, interval: float = 60.0) -> AsyncIterator[Harness]:
-    harness = Harness(FlushPolicy(batch_size, interval))
+async def running(batch_size: int = 10, interval: float = 60.0, batch_bytes: int = 1000) -> AsyncIterator[Harness]:
+    harness = Harness(FlushPolicy(batch_size, interval), batch_bytes)
     await harness.writer.start()
     try:
         yield harness
@@ -144,6 +145,20 @@ async def test_memory_that_runs_short_ends_the_pause() -> None:
         h.writer.add(*chunk(1, 1))
         await asyncio.wait_for(h.commits.get(), 5)
         assert time.monotonic() - started < 0.9  # the pause would be a second
+
+
+async def test_a_commit_takes_chunks_up_to_a_size_and_leaves_the_rest_to_the_next_ones() -> None:
+    async with running(batch_size=1, interval=60, batch_bytes=3) as h:
+        h.pressed = True
+        h.sink.before = lambda: time.sleep(0.2)
+        h.writer.add(*chunk(0, 1))
+        await asyncio.sleep(0.05)  # its commit is under way; these gather meanwhile, of one byte each
+        for first in range(1, 8):
+            h.writer.add(*chunk(first, 1))
+        commits = [await asyncio.wait_for(h.commits.get(), 5) for _ in range(4)]
+        assert [sum(commit.rows.values()) for commit in commits] == [1, 3, 3, 1]
+        assert h.ids() == list(range(8))
+        assert (h.writer.buffered_rows, h.writer.buffered_bytes) == (0, 0)
 
 
 async def test_a_chunk_without_changes_moves_the_offset() -> None:
