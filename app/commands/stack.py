@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import monotonic
 
@@ -68,7 +69,7 @@ def status(ctx: click.Context, state: Path) -> None:
     if not found:
         click.echo("nothing is running; start it by `cdc stack up`")
         ctx.exit(1)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     click.echo(f"{total >> 20} MB resident; logs in {state}/logs")
     ctx.exit(0 if all(entry["state"] == "ready" for entry in found.values()) else 1)
 

@@ -52,19 +52,24 @@ def verify(pipeline: Path, platform_config: Path | None, timeout: float, limit: 
 
 def show(report: Report) -> None:
     """A line per table and sink, then the differences."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table("sink", "table", "rows at the source", "rows in the sink", "missing", "extra", "different", "verdict")
     for verdict in report.verdicts:
         found = verdict.comparison
         if found is None:
-            table.add_row(verdict.sink_id, verdict.table, *[""] * 5, f"could not tell: {verdict.unclear}")
+            table.add_row(verdict.sink_id, verdict.table, *[""] * 5, "could not tell")
             continue
         counts = [f"{n:,}" for n in (found.source_rows, found.sink_rows, found.missing, found.extra, found.different)]
         table.add_row(verdict.sink_id, verdict.table, *counts, "equal" if found.equal else "DIFFERENT")
     console.print(table)
     for verdict in report.verdicts:
+        if verdict.unclear:
+            reason = f"{verdict.sink_id} {verdict.table}: could not tell: {verdict.unclear}"
+            console.print(reason, highlight=False, soft_wrap=True)
         for difference in verdict.comparison.examples if verdict.comparison else ():
-            console.print(f"{verdict.sink_id} {verdict.table}: {_readable(difference)}", highlight=False)
+            console.print(
+                f"{verdict.sink_id} {verdict.table}: {_readable(difference)}", highlight=False, soft_wrap=True
+            )
 
 
 def _readable(difference: Difference) -> str:

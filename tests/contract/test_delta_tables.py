@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -227,39 +225,6 @@ def test_checkpoints_keep_the_log_short_to_read(tmp_path: Path) -> None:
     assert checkpoints == ["00000000000000000019.checkpoint.parquet"]
     assert harness.rows() == log_rows(inserts(0, 25))
     assert committed(harness) == {TopicPartition(TOPIC, 0): 25}
-
-
-@pytest.mark.parametrize("mode", ["append", "upsert"])
-def test_writers_that_really_race_lose_and_double_nothing(mode: Any, tmp_path: Path) -> None:
-    """Two owners of a partition each and a zombie of both, all at once; each retries as an agent would."""
-    harness = DeltaHarness(mode, tmp_path)
-    steps, size = 8, 3
-    failures: list[BaseException] = []
-
-    def run(partitions: Sequence[int]) -> None:
-        sink = harness.new_sink()
-        try:
-            sink.open()
-            for first in range(0, steps * size, size):
-                todo = batch(*(inserts(0, first + size, partition=p) for p in partitions))
-                for _ in range(20):
-                    try:
-                        sink.write(todo)
-                        break
-                    except Unavailable:
-                        continue
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(owned,)) for owned in ([0], [1], [0, 1])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    parts = [inserts(0, steps * size, partition=p) for p in (0, 1)]
-    assert harness.rows() == (folded if mode == "upsert" else log_rows)(*parts)
-    assert committed(harness) == {TopicPartition(TOPIC, p): steps * size for p in (0, 1)}
 
 
 def test_store_that_is_away_is_unavailable(tmp_path: Path) -> None:

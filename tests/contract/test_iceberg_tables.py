@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-import threading
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contract_base import committed, expected, inserts, opened
-from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, empty_batch, folded, log_rows, order
-from contract_harness import target
+from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, empty_batch, folded, order
 from iceberg_harness import NAME, NAMESPACE, IcebergHarness, around_next_catalog_commit
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.manifest import DataFileContent, ManifestContent
@@ -25,9 +21,6 @@ from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, LongType, NestedField, StringType, TimestamptzType
 
 from config.errors import ConfigurationError, DestinationChanged, PipelineStopped, Unavailable, UnsupportedChange
-from config.pipeline import IcebergConfig
-from sinks.iceberg.catalog import catalog_properties
-from sinks.iceberg.sink import IcebergSink
 from sources.changes import TableSchema, TopicPartition
 
 TP0, TP1 = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
@@ -324,98 +317,3 @@ def test_files_of_a_lost_race_are_used_again_or_removed(tmp_path: Path) -> None:
             sink.write(batch(parts[1]))
     listed = {task.file.file_path.removeprefix("file://") for task in present(harness).scan().plan_files()}
     assert {str(path) for path in (tmp_path / "warehouse").rglob("*.parquet")} == listed
-
-
-@pytest.mark.parametrize("mode", ["append", "upsert"])
-def test_writers_that_really_race_lose_and_double_nothing(mode: Any, tmp_path: Path) -> None:
-    """Two owners of a partition each and a zombie of both, all at once; each retries as an agent would."""
-    harness = IcebergHarness(mode, tmp_path)
-    steps, size = 8, 3
-    failures: list[BaseException] = []
-
-    def run(partitions: Sequence[int]) -> None:
-        sink = harness.new_sink()
-        try:
-            sink.open()
-            for first in range(0, steps * size, size):
-                todo = batch(*(inserts(0, first + size, partition=p) for p in partitions))
-                for _ in range(20):
-                    try:
-                        sink.write(todo)
-                        break
-                    except Unavailable:
-                        continue
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            sink.close()
-
-    threads = [threading.Thread(target=run, args=(owned,)) for owned in ([0], [1], [0, 1])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    parts = [inserts(0, steps * size, partition=p) for p in (0, 1)]
-    assert harness.rows() == (folded if mode == "upsert" else log_rows)(*parts)
-    assert committed(harness) == {TP0: steps * size, TP1: steps * size}
-
-
-def test_catalog_that_is_away_is_unavailable_and_named(tmp_path: Path) -> None:
-    config = IcebergConfig(catalog_uri="http://127.0.0.1:1", warehouse="lake", s3_secret_access_key="not-shown")
-    sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
-    with closing(sink), pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1") as error:
-        sink.open()
-    assert "not-shown" not in str(error.value)
-
-
-def test_database_that_is_away_is_unavailable_without_its_password(tmp_path: Path) -> None:
-    config = IcebergConfig(catalog_uri="postgresql://lake:not-shown@127.0.0.1:1/lake", warehouse=str(tmp_path))
-    sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
-    with closing(sink), pytest.raises(Unavailable, match=r"postgresql://127\.0\.0\.1:1/lake") as error:
-        sink.open()
-    assert "not-shown" not in str(error.value)
-
-
-def test_busy_sqlite_catalog_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sinks.iceberg.catalog.SQLITE_WAIT_SECONDS", 0.2)
-    harness = IcebergHarness("append", tmp_path)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(inserts(0, 2)))
-        with closing(sqlite3.connect(tmp_path / "catalog.db")) as busy:
-            busy.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(Unavailable, match="locked"):
-                sink.write(batch(inserts(2, 2)))
-            busy.rollback()
-        sink.write(batch(inserts(2, 2)))
-    assert harness.rows() == log_rows(inserts(0, 4))
-
-
-def test_warehouse_that_is_no_folder_is_a_configuration_error_or_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "warehouse").write_text("a file where tables should be")
-    with (
-        closing(opened(IcebergHarness("append", tmp_path))) as sink,
-        pytest.raises((ConfigurationError, Unavailable), match="warehouse"),
-    ):
-        sink.write(batch(inserts(0, 1)))
-
-
-def test_catalog_properties_carry_the_store_and_the_users_own() -> None:
-    config = IcebergConfig(
-        catalog_uri="http://catalog:8181",
-        warehouse="s3://lake/warehouse",
-        s3_endpoint="http://store:9000",
-        s3_access_key_id="key",
-        s3_secret_access_key="secret",
-        catalog_properties={"token": "t", "s3.region": "eu-central-1"},
-    )
-    properties = catalog_properties(config)
-    assert {
-        "type": "rest",
-        "uri": "http://catalog:8181",
-        "s3.access-key-id": "key",
-        "s3.secret-access-key": "secret",
-        "s3.region": "eu-central-1",
-        "token": "t",
-    }.items() <= properties.items()
-    assert properties["s3.endpoint"].rstrip("/") == "http://store:9000"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ import asyncpg
 import pymysql
 import pytest
 import yaml
+from deltalake import DeltaTable
 
 from app.deployment import deploy, deployed_topics, remove_topics, undeploy
 from config.environment import Settings, load_settings
@@ -73,6 +77,9 @@ CHANGES: tuple[tuple[str, ...], ...] = (
     ("DELETE FROM accounts WHERE id = 70",),
 )
 MOVED = {200: 2000}
+
+
+CDC = Path(sys.executable).with_name("cdc")
 
 
 @dataclass
@@ -243,12 +250,57 @@ async def test_postgres_tables_are_the_same_in_iceberg_and_delta_appended_and_up
                 for statement in transaction:
                     await database.execute(statement)
 
+    equal = check("public")
+
+    def checked(run: Run, stage: str) -> None:
+        equal(run, stage)
+        if stage == "changed":
+            asyncio.run(verify_tells_differences_and_what_it_cannot_tell(run, tmp_path, login | {"database": name}))
+
     try:
-        await _run(files(name, source, sinks), tmp_path, change, check("public"))
+        await _run(files(name, source, sinks), tmp_path, change, checked)
     finally:
         await database.close()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Path, login: dict[str, Any]) -> None:
+    """The command as users type it: a table that somebody else damaged, then a source that is ahead of the sinks."""
+
+    def verify(*options: str) -> tuple[int, str]:
+        files = [str(folder / "pipeline.yaml"), "--platform-config", str(folder / "platform.yaml")]
+        command = [str(CDC), "verify", *files, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert verify()[0] == 0
+    table = DeltaTable(folder / "delta/upsert/accounts")
+    table.delete("id = 1")
+    table.update({"owner": "'damaged'"}, predicate="id = 2")
+    status, printed = verify("--format", "json", "--limit", "5")
+    assert status == 1, printed
+    found = {(t["sink_id"], t["table"]): t["comparison"] for t in json.loads(printed)["tables"]}
+    wrong = found.pop(("delta-upsert", "public.accounts"))
+    assert (wrong["missing"], wrong["extra"], wrong["different"]) == (1, 0, 1)
+    assert wrong["examples"] == [
+        {"kind": "missing", "key": {"id": 1}, "columns": {}},
+        {"kind": "different", "key": {"id": 2}, "columns": {"owner": ["changed", "damaged"]}},
+    ]
+    assert all(not (c["missing"] or c["extra"] or c["different"]) for c in found.values())
+    status, printed = verify()
+    assert status == 1
+    assert "delta-upsert public.accounts: missing id=1" in printed
+    assert "delta-upsert public.accounts: different id=2: owner: source 'changed', sink 'damaged'" in printed
+    assert run.worker.terminate() == 0
+    database = await asyncpg.connect(**login)
+    await database.execute("UPDATE accounts SET owner = 'unseen' WHERE id = 3")
+    await database.close()
+    status, printed = verify("--timeout", "8")
+    assert status == 2, printed
+    assert "could not tell: not caught up within 8 s: sinks are behind" in printed
+    run.worker.start()
+    assert verify()[0] == 1  # the damage is still there, and the last update has arrived
 
 
 async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(

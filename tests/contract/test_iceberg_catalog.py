@@ -1,0 +1,78 @@
+"""Catalogs of Iceberg tables: what they are told, and what is said of one that is away."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from contract_base import inserts, opened
+from contract_events import TOPIC, batch, log_rows
+from contract_harness import target
+from iceberg_harness import IcebergHarness
+
+from config.errors import ConfigurationError, Unavailable
+from config.pipeline import IcebergConfig
+from sinks.iceberg.catalog import catalog_properties
+from sinks.iceberg.sink import IcebergSink
+
+
+def test_catalog_that_is_away_is_unavailable_and_named(tmp_path: Path) -> None:
+    config = IcebergConfig(catalog_uri="http://127.0.0.1:1", warehouse="lake", s3_secret_access_key="not-shown")
+    sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
+    with closing(sink), pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1") as error:
+        sink.open()
+    assert "not-shown" not in str(error.value)
+
+
+def test_database_that_is_away_is_unavailable_without_its_password(tmp_path: Path) -> None:
+    config = IcebergConfig(catalog_uri="postgresql://lake:not-shown@127.0.0.1:1/lake", warehouse=str(tmp_path))
+    sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
+    with closing(sink), pytest.raises(Unavailable, match=r"postgresql://127\.0\.0\.1:1/lake") as error:
+        sink.open()
+    assert "not-shown" not in str(error.value)
+
+
+def test_busy_sqlite_catalog_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.iceberg.catalog.SQLITE_WAIT_SECONDS", 0.2)
+    harness = IcebergHarness("append", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 2)))
+        with closing(sqlite3.connect(tmp_path / "catalog.db")) as busy:
+            busy.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(Unavailable, match="locked"):
+                sink.write(batch(inserts(2, 2)))
+            busy.rollback()
+        sink.write(batch(inserts(2, 2)))
+    assert harness.rows() == log_rows(inserts(0, 4))
+
+
+def test_warehouse_that_is_no_folder_is_a_configuration_error_or_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "warehouse").write_text("a file where tables should be")
+    with (
+        closing(opened(IcebergHarness("append", tmp_path))) as sink,
+        pytest.raises((ConfigurationError, Unavailable), match="warehouse"),
+    ):
+        sink.write(batch(inserts(0, 1)))
+
+
+def test_catalog_properties_carry_the_store_and_the_users_own() -> None:
+    config = IcebergConfig(
+        catalog_uri="http://catalog:8181",
+        warehouse="s3://lake/warehouse",
+        s3_endpoint="http://store:9000",
+        s3_access_key_id="key",
+        s3_secret_access_key="secret",
+        catalog_properties={"token": "t", "s3.region": "eu-central-1"},
+    )
+    properties = catalog_properties(config)
+    assert {
+        "type": "rest",
+        "uri": "http://catalog:8181",
+        "s3.access-key-id": "key",
+        "s3.secret-access-key": "secret",
+        "s3.region": "eu-central-1",
+        "token": "t",
+    }.items() <= properties.items()
+    assert properties["s3.endpoint"].rstrip("/") == "http://store:9000"
