@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from config.errors import OffsetGap, Unavailable
+from config.errors import ConfigurationError, OffsetGap, Unavailable
 from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, TopicPartition
@@ -206,6 +206,14 @@ class TableWriter:
             for change in batch.changes:
                 rows[change.tp] += change.rows.num_rows
             await self._on_commit(self, Commit(receipt, batch.ranges, rows, timestamps, seconds))
+            await self._tidy()
+
+    async def _tidy(self) -> None:
+        """The table's upkeep. What keeps it from working mustn't keep changes from being written."""
+        try:
+            await self._call(self.sink.tidy)
+        except (Unavailable, ConfigurationError) as error:
+            log.warning("sink.not_tidied", writer=self.name, error=str(error))
 
     async def _until_due(self) -> None:
         while True:

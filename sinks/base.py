@@ -1,4 +1,4 @@
-"""What a sink is: four verbs over one destination table, and the batch and receipt that pass through them.
+"""What a sink is: five verbs over one destination table, and the batch and receipt that pass through them.
 
 The contract, which `tests/contract` runs over every sink:
 
@@ -112,6 +112,12 @@ class Sink(Protocol):
 
     def write(self, batch: Batch) -> Receipt:
         """Land what the destination doesn't have of `batch`, with the offsets, in one atomic commit."""
+
+    def tidy(self) -> None:
+        """A part of the upkeep that keeps the table fast, of at most a few seconds; called after each commit.
+
+        Changes no row and no offset. What fails is left to the next call.
+        """
 
     def close(self) -> None:
         """Let go of files, connections and local state. Idempotent."""

@@ -97,6 +97,9 @@ class MemorySink(Sink):
                 self._table_id = new.table_id
                 return self._receipt(batch, new, new.version, todo.num_rows)
 
+    def tidy(self) -> None:
+        """Nothing grows; see Sink.tidy."""
+
     def close(self) -> None:
         """Nothing to let go of; see Sink.close."""
 

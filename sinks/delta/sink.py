@@ -90,6 +90,9 @@ class DeltaSink(Sink):
             self._turns.lost(time.monotonic() - started)
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
+    def tidy(self) -> None:
+        """Nothing to do yet: `delta.maintenance` isn't built; see Sink.tidy."""
+
     def close(self) -> None:
         """Nothing is held between calls; see Sink.close."""
 

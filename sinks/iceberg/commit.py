@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from uuid import uuid4
 
 import pyarrow as pa
-from pyiceberg.manifest import DataFile, DataFileContent, write_manifest_list
+from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
@@ -27,7 +26,8 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
-from sinks.iceberg.manifests import CODEC, Manifests
+from sinks.iceberg.history import Expiry
+from sinks.iceberg.manifests import Manifests
 from sinks.iceberg.schema import iceberg_type
 
 
@@ -68,30 +68,32 @@ def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evol
     return Evolved(transaction.table_metadata, transaction._updates, transaction._requirements)
 
 
-def prepare(base: Evolved, table: Table, files: Sequence[DataFile], entries: Mapping[str, str]) -> Prepared:
-    """Write the manifests of a snapshot that adds `files` and carries `entries` in properties and summary."""
+def prepare(
+    base: Evolved, table: Table, files: Sequence[DataFile], entries: Mapping[str, str], expiry: Expiry
+) -> Prepared:
+    """Write the manifests of a snapshot that adds `files`, carries `entries` in properties and summary, and drops old
+    snapshots as `expiry` says."""
     metadata = base.metadata
     snapshot_id = metadata.new_snapshot_id()
     parent = metadata.current_snapshot()
     manifests = Manifests(metadata, table.io, snapshot_id)
-    listed = manifests.merge([*manifests.add(files), *manifests.current()])
-    sequence_number = metadata.next_sequence_number()
+    manifests.written += expiry.written
+    try:
+        manifest_list = manifests.write_list(files)
+    except BaseException:
+        manifests.discard()
+        raise
     parent_id = parent.snapshot_id if parent else None
-    output = manifests.output(f"snap-{snapshot_id}-0-{uuid4()}.avro")
-    with write_manifest_list(
-        metadata.format_version, output, snapshot_id, parent_id, sequence_number, CODEC
-    ) as manifest_list:
-        manifest_list.add_manifests(listed)
     snapshot = Snapshot(  # type: ignore[call-arg]  # pydantic takes field names beside aliases
         snapshot_id=snapshot_id,
         parent_snapshot_id=parent_id,
-        manifest_list=output.location,
-        sequence_number=sequence_number,
+        manifest_list=manifest_list,
+        sequence_number=metadata.next_sequence_number(),
         summary=_summary(metadata, files, entries, parent),
         schema_id=metadata.current_schema_id,
     )
     updates = (
-        SetPropertiesUpdate(updates=dict(entries)),
+        SetPropertiesUpdate(updates={**entries, **expiry.properties}),
         AddSnapshotUpdate(snapshot=snapshot),
         SetSnapshotRefUpdate(  # type: ignore[call-arg]  # as above
             snapshot_id=snapshot_id,
@@ -99,6 +101,7 @@ def prepare(base: Evolved, table: Table, files: Sequence[DataFile], entries: Map
             ref_name=MAIN_BRANCH,
             type=SnapshotRefType.BRANCH,
         ),
+        *expiry.updates,
     )
     requirements = (
         AssertTableUUID(uuid=metadata.table_uuid),

@@ -7,7 +7,8 @@ the next class. Each entry is so rewritten a few times in its life, however many
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from pyiceberg.manifest import (
     ManifestEntryStatus,
     ManifestFile,
     ManifestWriterV2,
+    write_manifest_list,
 )
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table.locations import load_location_provider
@@ -27,6 +29,10 @@ from pyiceberg.table.metadata import TableMetadata
 
 MERGE_COUNT = 20
 CODEC: Final = "deflate"
+
+
+Entry = tuple[ManifestEntryStatus, ManifestEntry]
+"""A manifest entry and how it stands in the manifest to be written."""
 
 
 class DeleteManifestWriter(ManifestWriterV2):
@@ -61,26 +67,45 @@ class Manifests:
         snapshot = self._metadata.current_snapshot()
         return [] if snapshot is None else list(snapshot.manifests(self._io))
 
-    def add(self, files: Iterable[DataFile]) -> list[ManifestFile]:
-        """New manifests over new files: one per content and partition spec."""
-        groups: dict[tuple[ManifestContent, int], list[DataFile]] = defaultdict(list)
+    def with_files(self, files: Iterable[DataFile]) -> list[ManifestFile]:
+        """The current manifests and those of new files, merged where enough small ones have gathered."""
+        added: dict[tuple[ManifestContent, int], list[Entry]] = defaultdict(list)
         for file in files:
             data = file.content == DataFileContent.DATA
-            groups[ManifestContent.DATA if data else ManifestContent.DELETES, file.spec_id].append(file)
-        return [
-            self._write(content, spec_id, [(ManifestEntryStatus.ADDED, self._entry(file)) for file in group])
-            for (content, spec_id), group in groups.items()
-        ]
+            content = ManifestContent.DATA if data else ManifestContent.DELETES
+            added[content, file.spec_id].append((ManifestEntryStatus.ADDED, self._entry(file)))
+        new = {(*where, _size_class(len(entries))): entries for where, entries in added.items()}
+        groups: dict[tuple[ManifestContent, int, int], list[ManifestFile]] = {where: [] for where in new}
+        for manifest in self.current():
+            count = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+            groups.setdefault((manifest.content, manifest.partition_spec_id, _size_class(count)), []).append(manifest)
+        manifests: list[ManifestFile] = []
+        for where, group in groups.items():
+            entries = new.get(where, [])
+            if len(group) + bool(entries) >= MERGE_COUNT:
+                entries = [*entries, *self._existing(group)]
+            else:
+                manifests += group
+            if entries:
+                content, spec_id, _ = where
+                manifests.append(self._write(content, spec_id, entries))
+        return manifests
 
-    def merge(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
-        """The same entries in fewer manifests, where enough small ones have gathered."""
-        classes: dict[tuple[ManifestContent, int, int], list[ManifestFile]] = defaultdict(list)
-        for manifest in manifests:
-            classes[manifest.content, manifest.partition_spec_id, _size_class(manifest)].append(manifest)
-        merged: list[ManifestFile] = []
-        for (content, spec_id, _), group in classes.items():
-            merged += [self._merged(content, spec_id, group)] if len(group) >= MERGE_COUNT else group
-        return merged
+    def write_list(self, files: Iterable[DataFile]) -> str:
+        """The manifest list of the current snapshot's files and these; returns its path."""
+        parent = self._metadata.current_snapshot()
+        manifests = self.with_files(files)
+        output = self.output(f"snap-{self._snapshot_id}-0-{uuid4()}.avro")
+        with write_manifest_list(
+            self._metadata.format_version,
+            output,
+            self._snapshot_id,
+            parent.snapshot_id if parent else None,
+            self._metadata.next_sequence_number(),
+            CODEC,
+        ) as manifest_list:
+            manifest_list.add_manifests(manifests)
+        return output.location
 
     def output(self, name: str) -> OutputFile:
         """A new metadata file; remembered, to be removed if the commit doesn't land."""
@@ -91,19 +116,15 @@ class Manifests:
     def discard(self) -> None:
         """Remove what was written for a commit that didn't land."""
         for path in self.written:
-            self._io.delete(path)
+            with suppress(FileNotFoundError):  # the one that failed
+                self._io.delete(path)
 
-    def _merged(self, content: ManifestContent, spec_id: int, group: list[ManifestFile]) -> ManifestFile:
-        entries = []
+    def _existing(self, group: list[ManifestFile]) -> Iterator[Entry]:
         for manifest in group:
             for entry in manifest.fetch_manifest_entry(self._io):
-                added_now = entry.snapshot_id == self._snapshot_id
-                entries.append((ManifestEntryStatus.ADDED if added_now else ManifestEntryStatus.EXISTING, entry))
-        return self._write(content, spec_id, entries)
+                yield ManifestEntryStatus.EXISTING, entry
 
-    def _write(
-        self, content: ManifestContent, spec_id: int, entries: list[tuple[ManifestEntryStatus, ManifestEntry]]
-    ) -> ManifestFile:
+    def _write(self, content: ManifestContent, spec_id: int, entries: list[Entry]) -> ManifestFile:
         spec: PartitionSpec = self._metadata.specs()[spec_id]
         output = self.output(f"{uuid4()}-m0.avro")
         writer = WRITERS[content](spec, self._metadata.schema(), output, self._snapshot_id, CODEC)
@@ -125,9 +146,8 @@ class Manifests:
         )
 
 
-def _size_class(manifest: ManifestFile) -> int:
+def _size_class(entries: int) -> int:
     """How often a manifest's entries have been merged: 0 below `MERGE_COUNT` entries, 1 below its square, …"""
-    entries = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
     size_class = 0
     while entries >= MERGE_COUNT:
         entries //= MERGE_COUNT

@@ -31,6 +31,7 @@ from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
 from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, create_namespace, sorted_errors
 from sinks.iceberg.files import Staging
+from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.schema import (
     TABLE_PROPERTIES,
@@ -86,6 +87,7 @@ class IcebergSink(Sink):
         self._table: Table | None = None
         self._table_uuid: str | None = None
         self._seen: dict[TopicPartition, int] = {}
+        self._history = History(target, config.maintenance)
         self._live = LiveFiles()
         self._upserts = Upserts(index, self._live, offsets_key(target)) if index else None
         self._sent: Sent | None = None
@@ -113,6 +115,7 @@ class IcebergSink(Sink):
 
     def write(self, batch: Batch) -> Receipt:
         for attempt in range(COMMIT_ATTEMPTS):
+            remembered = self._table is not None
             try:
                 with sorted_errors(self._config):
                     return self._attempt(batch)
@@ -120,6 +123,12 @@ class IcebergSink(Sink):
                 log.info("iceberg.conflict", table=self.target.name, attempt=attempt + 1, reason=str(conflict))
                 self._table = None
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
+            except FileNotFoundError as error:
+                if not remembered:
+                    raise
+                # other workers have committed for so long that what this one remembers of the table is removed
+                log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
+                self._table = None
             except IndexDamaged as damage:
                 log.warning("iceberg.index_damaged", table=self.target.name, attempt=attempt + 1, reason=str(damage))
                 if self._upserts is not None:
@@ -131,6 +140,11 @@ class IcebergSink(Sink):
                 self._table = None  # the commit may have landed: the next attempt looks
                 raise
         raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
+
+    def tidy(self) -> None:
+        if self._table is not None:
+            with sorted_errors(self._config):
+                self._history.clean(self._table)
 
     def close(self) -> None:
         if self._index is not None and self._upserts is not None:
@@ -162,8 +176,10 @@ class IcebergSink(Sink):
         base = commit.evolved(table, plan.add, key)
         staged = self._stage(table, base.metadata, state, todo)
         after = state.after(todo, plan.schema_ids)
-        prepared = commit.prepare(base, table, staged.files, after.entries(self.target))
-        self._sent = Sent(prepared.snapshot_id, staged)
+        self._spare = staged  # until it is sent
+        expiry = self._history.expiry(table.metadata, table.io)
+        prepared = commit.prepare(base, table, staged.files, after.entries(self.target), expiry)
+        self._sent, self._spare = Sent(prepared.snapshot_id, staged), None
         try:
             with sorted_errors(self._config):
                 commit.publish(table, prepared)

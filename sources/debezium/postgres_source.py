@@ -79,8 +79,12 @@ class PostgresSource:
                 )
         return tuple(found)
 
-    async def release(self, timeout: float = 30.0) -> tuple[str, ...]:
-        """Drop slot and publication. A slot that stays would keep the server's log for ever."""
+    async def release(self, timeout: float = 90.0) -> tuple[str, ...]:
+        """Drop slot and publication. A slot that stays would keep the server's log for ever.
+
+        A deleted connector may leave its connection without a goodbye: the server then holds the slot until
+        `wal_sender_timeout` (60 s by default) is over, so `timeout` (seconds) is longer.
+        """
         source, dropped = self._source, []
         deadline = time.monotonic() + timeout
         async with self._connected() as connection:

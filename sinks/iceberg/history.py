@@ -1,0 +1,230 @@
+"""The table's history: which snapshots a commit drops, and when the files that only they needed are removed.
+
+Every commit makes a snapshot, and every commit reads and writes the list of them all: it has to stay short. So a commit
+drops the oldest snapshots of the main branch in groups, and keeps `KEEP` of them (more if the user asks for it).
+
+What a dropped snapshot alone needed is told by the neighbours in the history: its manifest list, the manifests that
+its successor doesn't have any more, the files that its successor deleted. Those paths go into a *list of retired files*
+beside the table's metadata, written before the commit; the commit names that list in a table property, and the list
+names the one before it. Nothing is kept in memory only: a crash leaves either a list that no table names (its files
+are still in use), or one that the next run takes up.
+
+A list's files are removed once readers had their time (`GRACE_SECONDS` after the commit), and only if every snapshot
+that the table still has descends from one that the commit kept: a tag, another branch or a snapshot that was rolled
+back may need them, and holds them until it is gone. The kept ones are dropped in their turn, so a list also tells
+whether it *continues* the one before: whether what it kept descends from what that one kept.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from uuid import uuid4
+
+import structlog
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import ManifestEntryStatus
+from pyiceberg.table import Table
+from pyiceberg.table.locations import load_location_provider
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
+
+from config.lake_sinks import IcebergMaintenanceConfig
+from sinks.base import Target
+
+log = structlog.get_logger("lakeward.history")
+
+KEEP, GROUP = 50, 25
+"""Snapshots of the main branch that stay, and how many more have to gather before a commit drops them."""
+
+GRACE_SECONDS = 3600.0
+"""How long files stay after the commit that dropped their snapshots; the table property GRACE_PROPERTY overrides it."""
+GRACE_PROPERTY = "lakeward.reader-grace-seconds"
+
+DELETIONS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """What a commit does to the history: updates for the catalog, properties, and the list that it has written."""
+
+    updates: tuple[TableUpdate, ...] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Retired:
+    """A list of retired files: where it is, when it was written (epoch seconds), the snapshots that were kept, whether
+    they descend from those that the list before it kept."""
+
+    path: str
+    at: float
+    kept: frozenset[int]
+    continues: bool
+    files: tuple[str, ...]
+
+
+class History:
+    """The history of one table, as one sink keeps it."""
+
+    def __init__(self, target: Target, maintenance: IcebergMaintenanceConfig) -> None:
+        self._property = f"lakeward.retired.{target.pipeline_id}.{target.sink_id}"
+        self._maintenance = maintenance
+        self._pending: list[Retired] = []
+        self._head: str | None = None
+
+    # -- in a commit
+
+    def expiry(self, metadata: TableMetadata, io: FileIO) -> Expiry:
+        """Which snapshots the next commit drops. Writes the list of the files that only they need."""
+        main = list(lineage(metadata, metadata.current_snapshot_id))
+        kept = main[: self._kept(metadata, main)]
+        dropped = main[len(kept) :]
+        held = _held(metadata, main)
+        ids = [s.snapshot_id for s in dropped if s.snapshot_id not in held]
+        if len(ids) < GROUP:
+            return Expiry()
+        root = kept[-1]
+        known = {s.snapshot_id for s in main} | held
+        rolled_back = [s for s in metadata.snapshots if s.snapshot_id not in known]
+        ids += [s.snapshot_id for s in rolled_back if s.timestamp_ms < root.timestamp_ms]
+        files = _retired(io, [root, *dropped])
+        path = load_location_provider(metadata.location, metadata.properties).new_metadata_location(
+            f"lw-retired-{uuid4().hex}.json"
+        )
+        previous = metadata.properties.get(self._property)
+        before = next(lists(io, previous), None)
+        content = {
+            "at": time.time(),
+            "kept": [s.snapshot_id for s in kept],
+            "continues": before is not None and any(s.snapshot_id in before.kept for s in main),
+            "files": files,
+            "previous": previous,
+        }
+        with io.new_output(path).create() as stream:
+            stream.write(json.dumps(content).encode())
+        updates = (RemoveSnapshotsUpdate(snapshot_ids=ids),)  # type: ignore[call-arg]  # pydantic takes field names
+        return Expiry(updates, {self._property: path}, (path,))
+
+    def _kept(self, metadata: TableMetadata, main: list[Snapshot]) -> int:
+        """How many of the newest snapshots stay."""
+        properties = metadata.properties
+        least = max(KEEP, int(properties.get("history.expire.min-snapshots-to-keep", 1)))
+        age_ms = float(properties.get("history.expire.max-snapshot-age-ms", 0))
+        if self._maintenance.enabled:
+            age_ms = self._maintenance.expire_snapshots_older_than_seconds * 1000
+        oldest = time.time() * 1000 - age_ms
+        young = sum(snapshot.timestamp_ms >= oldest for snapshot in main)
+        return max(least, young)
+
+    # -- after commits
+
+    def clean(self, table: Table) -> int:
+        """Remove the files that are due; returns how many. What can't be removed now stays for the next time."""
+        metadata = table.metadata
+        head = metadata.properties.get(self._property)
+        if head != self._head:
+            self._pending = [*lists(table.io, head)][::-1]
+            self._head = head
+        grace = float(metadata.properties.get(GRACE_PROPERTY, GRACE_SECONDS))
+        latest = time.time() - grace
+        if not any(retired.at <= latest for retired in self._pending):
+            return 0
+        due = [retired for retired in self._unneeded(metadata) if retired.at <= latest]
+        removed = 0
+        for retired in due:
+            if metadata.properties.get("gc.enabled", "true").lower() != "false":
+                _remove(table.io, retired.files)
+                removed += len(retired.files)
+            _remove(table.io, [retired.path])
+            self._pending.remove(retired)
+        if removed:
+            log.info("iceberg.files_removed", table=".".join(table.name()), files=removed)
+        return removed
+
+    def _unneeded(self, metadata: TableMetadata) -> list[Retired]:
+        """The lists whose files no snapshot needs, oldest first."""
+        ancestry = [{a.snapshot_id for a in lineage(metadata, s.snapshot_id)} for s in metadata.snapshots]
+        found: list[Retired] = []
+        descend = False
+        for retired, newer in zip(reversed(self._pending), [None, *reversed(self._pending)], strict=False):
+            descend = (descend and newer is not None and newer.continues) or not any(
+                retired.kept.isdisjoint(ancestors) for ancestors in ancestry
+            )
+            if descend:
+                found.append(retired)
+        return found[::-1]
+
+
+def lists(io: FileIO, path: str | None) -> Iterator[Retired]:
+    """The lists that nobody has worked off yet, newest first; `path` is that of the newest."""
+    while path is not None:
+        try:
+            with io.new_input(path).open() as stream:
+                content = json.loads(stream.read())
+        except FileNotFoundError:
+            return
+        kept = frozenset(content["kept"])
+        yield Retired(path, content["at"], kept, content["continues"], tuple(content["files"]))
+        path = content["previous"]
+
+
+def lineage(metadata: TableMetadata, snapshot_id: int | None) -> Iterator[Snapshot]:
+    """A snapshot and its ancestors, newest first, as far as the table still has them."""
+    snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
+    snapshot = snapshots.get(snapshot_id or -1)
+    while snapshot is not None:
+        yield snapshot
+        snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
+
+
+def _held(metadata: TableMetadata, main: list[Snapshot]) -> set[int]:
+    """Snapshots that tags and other branches point to, and what these branches have beside the main one."""
+    of_main = {snapshot.snapshot_id for snapshot in main}
+    held: set[int] = set()
+    for name, ref in metadata.refs.items():
+        if name == MAIN_BRANCH:
+            continue
+        held.add(ref.snapshot_id)
+        if ref.snapshot_ref_type == SnapshotRefType.BRANCH:
+            held.update(s.snapshot_id for s in lineage(metadata, ref.snapshot_id) if s.snapshot_id not in of_main)
+    return held
+
+
+def _retired(io: FileIO, chain: list[Snapshot]) -> list[str]:
+    """What the snapshots of `chain` (newest first) needed that its first one doesn't."""
+    files: list[str] = []
+    listed = {snapshot.snapshot_id: snapshot.manifests(io) for snapshot in chain}
+    for successor, snapshot in pairwise(chain):
+        manifests = listed[successor.snapshot_id]
+        stay = {manifest.manifest_path for manifest in manifests}
+        files.append(snapshot.manifest_list)
+        files += [m.manifest_path for m in listed[snapshot.snapshot_id] if m.manifest_path not in stay]
+        for manifest in manifests:
+            if manifest.added_snapshot_id != successor.snapshot_id or not manifest.deleted_files_count:
+                continue
+            files += [
+                entry.data_file.file_path
+                for entry in manifest.fetch_manifest_entry(io, discard_deleted=False)
+                if entry.status == ManifestEntryStatus.DELETED and entry.snapshot_id == successor.snapshot_id
+            ]
+    return files
+
+
+def _remove(io: FileIO, paths: tuple[str, ...] | list[str]) -> None:
+    """Remove files; one that is gone already was removed by another worker or a run that was cut short."""
+
+    def remove(path: str) -> None:
+        with suppress(FileNotFoundError):
+            io.delete(path)
+
+    with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
+        list(pool.map(remove, paths))  # raises what one of them raised
