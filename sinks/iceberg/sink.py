@@ -124,7 +124,7 @@ class IcebergSink(Sink):
                 self._table = None
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
             except FileNotFoundError as error:
-                if not remembered:
+                if attempt and not remembered:
                     raise
                 # other workers have committed for so long that what this one remembers of the table is removed
                 log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))

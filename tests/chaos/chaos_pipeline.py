@@ -59,6 +59,8 @@ class ChaosPipeline:
                 "catalog_uri": f"sqlite:///{self.folder}/{mode}.db",
                 "warehouse": f"file://{self.folder}/warehouse-{mode}",
                 "table_name": "{table}",
+                # the table's old files are removed at once, under the kills
+                "table_properties": {"lakeward.reader-grace-seconds": "0"},
             }
         else:
             section |= {"table_uri": f"{self.folder}/delta-{mode}"}
