@@ -210,6 +210,9 @@ async def _run(settings: Settings, folder: Path, change: Any, check: Any) -> Non
             await asyncio.to_thread(check, run, "changed")
             assert worker.running(), worker.tail()
             assert worker.terminate() == 0
+        except BaseException as error:
+            error.add_note(f"The worker's log ends:\n{worker.tail(60)}")
+            raise
         finally:
             if worker.running():
                 worker.kill()
@@ -274,7 +277,8 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    assert verify()[0] == 0
+    status, printed = verify()
+    assert status == 0, printed
     table = DeltaTable(folder / "delta/upsert/accounts")
     table.delete("id = 1")
     table.update({"owner": "'damaged'"}, predicate="id = 2")
@@ -289,7 +293,7 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
     ]
     assert all(not (c["missing"] or c["extra"] or c["different"]) for c in found.values())
     status, printed = verify()
-    assert status == 1
+    assert status == 1, printed
     assert "delta-upsert public.accounts: missing id=1" in printed
     assert "delta-upsert public.accounts: different id=2: owner: source 'changed', sink 'damaged'" in printed
     assert run.worker.terminate() == 0
@@ -300,7 +304,8 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
     assert status == 2, printed
     assert "could not tell: not caught up within 8 s: sinks are behind" in printed
     run.worker.start()
-    assert verify()[0] == 1  # the damage is still there, and the last update has arrived
+    status, printed = verify()
+    assert status == 1, printed  # the damage is still there, and the last update has arrived
 
 
 async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(
