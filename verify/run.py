@@ -188,4 +188,5 @@ def _unclear(pipeline: PipelineConfig, plan: TablePlan, topic: str, why: str) ->
 
 
 def _still_changing(verdict: Verdict) -> Verdict:
-    return Verdict(verdict.sink_id, verdict.table, verdict.target, None, "the source was changed, or not yet read by the connector, during the comparison")
+    why = "the source was changed during the comparison, or the connector stopped reading it"
+    return Verdict(verdict.sink_id, verdict.table, verdict.target, None, why)
