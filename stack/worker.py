@@ -89,6 +89,11 @@ class WorkerProcess:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def wait(self, timeout: float) -> int:
+        """The exit status of a worker that ends by itself; TimeoutExpired if it doesn't."""
+        assert self._process is not None, "the worker hasn't been started"
+        return self._process.wait(timeout)
+
     def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM, and wait; returns the exit status."""
         return self._end(signal.SIGTERM, timeout)

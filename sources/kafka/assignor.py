@@ -33,7 +33,18 @@ class EvenAssignor(PartitionAssignor):
         )
         for index, (topic, partition) in enumerate(source_partitions):
             assignments[members[index % len(members)]].actives.setdefault(topic, []).append(partition)
-        return super()._global_table_standby_assignments(assignments, partitions_by_topic)
+        counts = {**self._created_changelogs(), **partitions_by_topic}
+        return super()._global_table_standby_assignments(assignments, counts)
+
+    def _created_changelogs(self) -> dict[str, int]:
+        """The changelogs that this worker has created, whether or not a broker tells of them already.
+
+        Faust fails on one that isn't in the metadata yet, and aiokafka waits in silence for somebody to take that
+        error. The consumer waits for the metadata of what it is assigned.
+        """
+        tables = [table for table in self.app.tables.data.values() if table.is_global]
+        counts = {table.changelog_topic: table.changelog_topic.partitions for table in tables}
+        return {topic.get_topic_name(): count or self.app.conf.topic_partitions for topic, count in counts.items()}
 
     sources: frozenset[str] = frozenset()
 

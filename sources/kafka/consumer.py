@@ -22,11 +22,12 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import aiokafka
-from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
-from config.errors import OffsetBeyondLog, OffsetGap
+from config.errors import ConfigurationError, OffsetBeyondLog, OffsetGap
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.kafka.chunks import build_chunk
@@ -37,6 +38,9 @@ FETCH_MAX_WAIT_MS = 100
 
 FETCH_MAX_BYTES = 16 << 20
 """Most bytes that one broker's response may bring over all partitions."""
+
+GROUP_CHECK_SECONDS = 1.0
+"""How often the group's coordination is asked for errors."""
 
 
 class Positioning(NamedTuple):
@@ -93,6 +97,14 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             return None
         partitions = self._consumer._client.cluster.partitions_for_topic(topic)
         return len(partitions) if partitions else None
+
+    async def raise_group_error(self) -> None:
+        """Raise the error for which the group's coordination waits, if there is one."""
+        if self._consumer is not None:
+            await self.call_thread(self._raise_group_error)
+
+    async def _raise_group_error(self) -> None:
+        self._ensure_consumer()._coordinator.check_errors()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._next.clear()  # nothing is delivered until the destinations have been asked again
@@ -188,6 +200,22 @@ class ColumnarConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> ColumnarConsumerThread:
         return ColumnarConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        """End the worker when it can't be a member of its group.
+
+        aiokafka hands such errors to the next fetch, and before a worker's first assignment there is none.
+        """
+        while not self.should_stop:
+            await self.sleep(GROUP_CHECK_SECONDS)
+            try:
+                await self._thread.raise_group_error()
+            except KafkaError as error:
+                raise ConfigurationError(
+                    f"group {self.app.conf.id} doesn't take this worker: {error}. Are other programs members of the"
+                    " group, or are rights for it missing (ACLs: READ and DESCRIBE)?"
+                ) from error
 
     # -- fetching
 
