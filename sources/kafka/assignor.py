@@ -42,9 +42,8 @@ class EvenAssignor(PartitionAssignor):
         Faust fails on one that isn't in the metadata yet, and aiokafka waits in silence for somebody to take that
         error. The consumer waits for the metadata of what it is assigned.
         """
-        tables = [table for table in self.app.tables.data.values() if table.is_global]
-        counts = {table.changelog_topic: table.changelog_topic.partitions for table in tables}
-        return {topic.get_topic_name(): count or self.app.conf.topic_partitions for topic, count in counts.items()}
+        topics = [table.changelog_topic for table in self.app.tables.data.values() if table.is_global]
+        return {topic.get_topic_name(): topic.partitions or self.app.conf.topic_partitions for topic in topics}
 
     sources: frozenset[str] = frozenset()
 
