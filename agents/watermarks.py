@@ -26,6 +26,8 @@ def register_watermarks_agent(app: faust.App, table: Any) -> Callable[[str, Comm
 
     async def watermarks(stream: Any) -> None:
         """Keep the table sink_watermarks."""
+        # Faust asks the producer for the changelog's partition, and fails while no broker tells of a topic just made.
+        await app.producer._ensure_producer().partitions_for(table.changelog_topic.get_topic_name())
         async for sink_id, commit in stream:
             receipt = commit.receipt
             for tp, offset in receipt.next_offsets.items():
