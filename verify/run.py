@@ -91,7 +91,7 @@ async def _wait(
     deadline = monotonic() + timeout
     ends: dict[TopicPartition, int] = {}
     quiet_since = monotonic()
-    said = ""
+    said = late = ""
     while True:
         found = await monitor.end_offsets(pipeline.topics)
         if found != ends or not await source.all_sent():
@@ -100,15 +100,16 @@ async def _wait(
         elif monotonic() - quiet_since < QUIET_SECONDS:
             state = "the topics have just grown"
         else:
-            behind = await asyncio.to_thread(_behind, plans, ends)
-            if not behind:
+            late = await asyncio.to_thread(_behind, plans, ends)
+            if not late:
                 return ends
-            state = f"sinks are behind: {behind}"
+            state = f"sinks are behind: {late}"
         if state != said:
             say(f"waiting: {state}")
             said = state
         if monotonic() > deadline:
-            return f"not caught up within {timeout:.0f} s: {state}"
+            seen = f"; when last looked at, sinks were behind: {late}" if late and late not in state else ""
+            return f"not caught up within {timeout:.0f} s: {state}{seen}"
         await asyncio.sleep(POLL_SECONDS)
 
 

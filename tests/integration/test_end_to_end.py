@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -300,9 +301,10 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
     database = await asyncpg.connect(**login)
     await database.execute("UPDATE accounts SET owner = 'unseen' WHERE id = 3")
     await database.close()
-    status, printed = verify("--timeout", "8")
+    status, printed = verify("--timeout", "15")
     assert status == 2, printed
-    assert "could not tell: not caught up within 8 s: sinks are behind" in printed
+    # By the deadline the database may have logged something of its own: the sinks are told all the same.
+    assert re.search(r"could not tell: not caught up within 15 s: .*sinks (are|were) behind: ", printed), printed
     run.worker.start()
     status, printed = verify()
     assert status == 1, printed  # the damage is still there, and the last update has arrived

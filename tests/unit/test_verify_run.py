@@ -56,3 +56,26 @@ async def test_source_that_only_logged_stood_still(
     monkeypatch.setattr(run, "QUIET_SECONDS", 0.05)
     found = await run._unmoved(Pipeline(), source, monitor, {TP: 7}, timeout=0.3)  # type: ignore[arg-type]  # fakes
     assert found is unmoved
+
+
+async def test_deadline_tells_which_sinks_were_behind_even_if_the_source_has_just_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(run, "QUIET_SECONDS", 0.05)
+    looked = []
+
+    def behind(*_: Any) -> str:
+        looked.append(True)
+        return "lake shop.orders by 3 offsets"
+
+    class LogsOnceLookedAt(Source):
+        async def all_sent(self) -> bool:
+            return not looked
+
+    monkeypatch.setattr(run, "_behind", behind)
+    found = await run._wait(Pipeline(), [], LogsOnceLookedAt(), Monitor(7), 0.2, lambda _: None)  # type: ignore[arg-type]  # fakes
+    assert found == (
+        "not caught up within 0 s: the connector is still reading the source's log; "
+        "when last looked at, sinks were behind: lake shop.orders by 3 offsets"
+    )
