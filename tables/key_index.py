@@ -9,7 +9,7 @@ with the table first.
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
     M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, highest file id
-    F <number:4> <file id:4>           -> file path
+    F <number:4> <file id:4>           -> rows:4, dead rows:4 (little-endian), file path
     K <number:4> <encoded key>         -> file id:4, position:4 (little-endian)
 """
 
@@ -40,6 +40,33 @@ class IndexState:
 
 
 @dataclass(frozen=True)
+class IndexedFile:
+    """A data file with rows of the partition: how many rows it has, and how many of them no key names any more."""
+
+    path: str
+    rows: int
+    dead: int
+
+
+@dataclass(frozen=True)
+class PlacedRows:
+    """Rows of a new data file: its path, and the keys of its rows in row order."""
+
+    path: str
+    keys: pa.Table
+
+
+@dataclass(frozen=True)
+class FileKeys:
+    """What a rebuild learns of a data file: its path, how many rows it has, and its live rows' keys and positions."""
+
+    path: str
+    rows: int
+    keys: pa.Table
+    positions: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
 class Positions:
     """Where the looked-up keys' rows lie: `file_ids` and `rows` (uint32) of the keys that have one."""
 
@@ -47,12 +74,15 @@ class Positions:
     rows: npt.NDArray[np.uint32]
 
 
-def fingerprint(paths: Iterable[str], start: int = 0) -> int:
-    """An order-independent hash of file paths, to which files can be added: the sum of 64-bit hashes."""
-    total = start
-    for path in paths:
-        total += int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big")
+def fingerprint(added: Iterable[str], start: int = 0, removed: Iterable[str] = ()) -> int:
+    """An order-independent hash of file paths, to and from which files can be added and removed: the sum of 64-bit
+    hashes."""
+    total = start + sum(map(_hash, added)) - sum(map(_hash, removed))
     return total % (1 << 64)
+
+
+def _hash(path: str) -> int:
+    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big")
 
 
 class KeyIndex:
@@ -119,7 +149,7 @@ class PartitionIndex:
         offset = meta["next_offset"]
         self.state = None if offset is None else IndexState(offset, meta["files"] or 0)
         entries = database.scan(b"F" + self._number, generation)
-        self.paths = {int.from_bytes(k[5:9], "big"): v.decode() for k, v in entries}
+        self.files = {int.from_bytes(k[5:9], "big"): _file(v) for k, v in entries}
 
     def look_up(self, keys: pa.Table) -> Positions:
         """Where the rows of these keys (distinct, no nulls) lie; keys without a row are left out."""
@@ -130,34 +160,42 @@ class PartitionIndex:
 
     def apply(
         self,
-        placed: Sequence[tuple[str, pa.Table]],
+        placed: Sequence[PlacedRows],
         removed: pa.Table | None,
-        next_offset: int,
-        files: int,
+        replaced: Mapping[int, int],
+        dropped: Iterable[int],
+        state: IndexState,
     ) -> None:
-        """Take in a commit: each (file path, its rows' keys in row order) that it added, the keys it removed."""
+        """Take in a commit: rows of new files, keys that were removed, how many rows of which files died by that, and
+        files that are gone."""
         batch = WriteBatch(raw_mode=True)
         if removed is not None and removed.num_rows:
             delete = batch.delete
             for key in self._encode(removed):
                 delete(key)
-        for path, keys in placed:
-            self._place(batch, path, self._encode(keys, ordered=False), np.arange(keys.num_rows, dtype="<u4"))
-        self._record(batch, next_offset, files)
+        for file_id, count in replaced.items():
+            file = self.files[file_id]
+            self._know(batch, file_id, IndexedFile(file.path, file.rows, file.dead + count))
+        for file_id in dropped:
+            batch.delete(self._file_key(file_id))
+            del self.files[file_id]
+        for rows in placed:
+            n = rows.keys.num_rows
+            self._place(batch, rows.path, n, self._encode(rows.keys, ordered=False), np.arange(n, dtype="<u4"))
+        self._record(batch, state)
 
-    def rebuild(
-        self, files: Iterable[tuple[str, pa.Table, npt.NDArray[np.uint32]]], next_offset: int, fingerprint_: int
-    ) -> int:
-        """Begin anew from the table: (file path, live rows' keys, their positions) of each file. Returns the rows."""
+    def rebuild(self, files: Iterable[FileKeys], state: IndexState) -> int:
+        """Begin anew from the table. Returns how many rows were found."""
         self.clear()
         rows = 0
-        for path, keys, positions in files:
+        for file in files:
             batch = WriteBatch(raw_mode=True)
-            self._place(batch, path, self._encode(keys, ordered=False), positions.astype("<u4"))
+            keys = self._encode(file.keys, ordered=False)
+            self._place(batch, file.path, file.rows, keys, file.positions.astype("<u4"))
             self._database.write(batch, self._generation)
-            rows += len(positions)
+            rows += len(file.positions)
         batch = WriteBatch(raw_mode=True)
-        self._record(batch, next_offset, fingerprint_)  # only now: a rebuild that is cut short isn't believed
+        self._record(batch, state)  # only now: a rebuild that is cut short isn't believed
         return rows
 
     def clear(self) -> None:
@@ -168,13 +206,14 @@ class PartitionIndex:
         self._database.write(batch, self._generation)
         for kind in (b"K", b"F"):
             self._database.delete_range(kind + self._number, self._generation)
-        self.paths.clear()
+        self.files.clear()
 
-    def _place(self, batch: WriteBatch, path: str, keys: list[bytes], positions: npt.NDArray[np.uint32]) -> None:
+    def _place(
+        self, batch: WriteBatch, path: str, rows: int, keys: list[bytes], positions: npt.NDArray[np.uint32]
+    ) -> None:
         file_id = self._next_file_id
         self._next_file_id += 1
-        self.paths[file_id] = path
-        batch.put(b"F" + self._number + file_id.to_bytes(4, "big"), path.encode())
+        self._know(batch, file_id, IndexedFile(path, rows, rows - len(keys)))
         values = np.empty((len(keys), 2), dtype="<u4")
         values[:, 0], values[:, 1] = file_id, positions
         raw = values.tobytes()
@@ -182,11 +221,19 @@ class PartitionIndex:
         for key, start in zip(keys, range(0, len(raw), 8), strict=True):
             put(key, raw[start : start + 8])
 
-    def _record(self, batch: WriteBatch, next_offset: int, files: int) -> None:
+    def _know(self, batch: WriteBatch, file_id: int, file: IndexedFile) -> None:
+        self.files[file_id] = file
+        counts = file.rows.to_bytes(4, "little") + file.dead.to_bytes(4, "little")
+        batch.put(self._file_key(file_id), counts + file.path.encode())
+
+    def _file_key(self, file_id: int) -> bytes:
+        return b"F" + self._number + file_id.to_bytes(4, "big")
+
+    def _record(self, batch: WriteBatch, state: IndexState) -> None:
         """Write the batch, with the state that it leads to."""
-        batch.put(self._key, json.dumps(self._meta(next_offset, files)).encode())
+        batch.put(self._key, json.dumps(self._meta(state.next_offset, state.files)).encode())
         self._database.write(batch, self._generation)
-        self.state = IndexState(next_offset, files)  # not before: entries that a full disk refused must not be believed
+        self.state = state  # not before: entries that a full disk refused must not be believed
 
     def _meta(self, next_offset: int | None, files: int) -> dict[str, int | None]:
         return {
@@ -198,3 +245,7 @@ class PartitionIndex:
 
     def _encode(self, keys: pa.Table, *, ordered: bool = True) -> list[bytes]:
         return encode_keys(keys, b"K" + self._number, ordered=ordered)
+
+
+def _file(value: bytes) -> IndexedFile:
+    return IndexedFile(value[8:].decode(), int.from_bytes(value[:4], "little"), int.from_bytes(value[4:8], "little"))

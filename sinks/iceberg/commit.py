@@ -7,8 +7,8 @@ snapshot is still the one that the offsets were read from; offsets, schema and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyiceberg.manifest import DataFile, DataFileContent
@@ -68,18 +68,31 @@ def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evol
     return Evolved(transaction.table_metadata, transaction._updates, transaction._requirements)
 
 
+@dataclass(frozen=True)
+class FileChange:
+    """What a snapshot changes: files that come, paths of files that go, entries for the table's properties and the
+    snapshot's summary, and some for the summary alone."""
+
+    added: Sequence[DataFile]
+    removed: Collection[str]
+    entries: Mapping[str, str]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
 def prepare(
-    base: Evolved, table: Table, files: Sequence[DataFile], entries: Mapping[str, str], expiry: Expiry
+    base: Evolved, table: Table, change: FileChange, expiry: Expiry, contents: dict[str, frozenset[str]]
 ) -> Prepared:
-    """Write the manifests of a snapshot that adds `files`, carries `entries` in properties and summary, and drops old
-    snapshots as `expiry` says."""
+    """Write the manifests of a snapshot that changes files, and drops old snapshots as `expiry` says.
+
+    A change that removes files changes no rows. `contents` is what is remembered of the manifests (see Manifests).
+    """
     metadata = base.metadata
     snapshot_id = metadata.new_snapshot_id()
     parent = metadata.current_snapshot()
-    manifests = Manifests(metadata, table.io, snapshot_id)
+    manifests = Manifests(metadata, table.io, snapshot_id, contents)
     manifests.written += expiry.written
     try:
-        manifest_list = manifests.write_list(files)
+        manifest_list = manifests.write_list(change.added, change.removed)
     except BaseException:
         manifests.discard()
         raise
@@ -89,11 +102,11 @@ def prepare(
         parent_snapshot_id=parent_id,
         manifest_list=manifest_list,
         sequence_number=metadata.next_sequence_number(),
-        summary=_summary(metadata, files, entries, parent),
+        summary=_summary(metadata, change, manifests.removed, parent),
         schema_id=metadata.current_schema_id,
     )
     updates = (
-        SetPropertiesUpdate(updates={**entries, **expiry.properties}),
+        SetPropertiesUpdate(updates={**change.entries, **expiry.properties}),
         AddSnapshotUpdate(snapshot=snapshot),
         SetSnapshotRefUpdate(  # type: ignore[call-arg]  # as above
             snapshot_id=snapshot_id,
@@ -117,12 +130,16 @@ def publish(table: Table, prepared: Prepared) -> None:
 
 
 def _summary(
-    metadata: TableMetadata, files: Sequence[DataFile], entries: Mapping[str, str], parent: Snapshot | None
+    metadata: TableMetadata, change: FileChange, removed: Sequence[DataFile], parent: Snapshot | None
 ) -> Summary:
     collector = SnapshotSummaryCollector()
-    for file in files:
+    for file in change.added:
         collector.add_file(file, metadata.schema(), metadata.specs()[file.spec_id])
-    deletes = any(file.content == DataFileContent.POSITION_DELETES for file in files)
-    operation = Operation.OVERWRITE if deletes else Operation.APPEND
-    summary = Summary(operation=operation, **collector.build(), **entries)
-    return update_snapshot_summaries(summary, parent.summary if parent and parent.summary else None)
+    for file in removed:
+        collector.remove_file(file, metadata.schema(), metadata.specs()[file.spec_id])
+    deletes = any(file.content == DataFileContent.POSITION_DELETES for file in change.added)
+    operation = Operation.OVERWRITE if deletes or removed else Operation.APPEND
+    summary = Summary(operation=operation, **collector.build(), **change.entries, **change.notes)
+    summary = update_snapshot_summaries(summary, parent.summary if parent and parent.summary else None)
+    # the function above doesn't know the operation of a change without changed rows
+    return Summary(operation=Operation.REPLACE, **summary.additional_properties) if removed else summary

@@ -41,6 +41,8 @@ from pyiceberg.types import LongType, StringType
 from sources.changes import TopicPartition
 
 ROWS_PER_ROW_GROUP = 256 * 1024
+DELETES_PER_ROW_GROUP = 16 * 1024
+"""Readers that look for one data file's deletes read the row groups that name it."""
 COMPRESSION, LEVEL = "zstd", 1
 
 PATH_ID, POS_ID = 2147483546, 2147483545
@@ -53,7 +55,7 @@ def _with_id(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
 
 _DELETES = pa.schema([_with_id("file_path", pa.string(), PATH_ID), _with_id("pos", pa.int64(), POS_ID)])
 
-_OWNED = re.compile(r"/lw-(?P<topic>[0-9a-f]{16})-(?P<partition>\d+)-[0-9a-f]+\.parquet$")
+_OWNED = re.compile(r"/lw-(?:deletes-)?(?P<topic>[0-9a-f]{16})-(?P<partition>\d+)-[0-9a-f]+\.parquet$")
 
 
 def topic_hash(topic: str) -> str:
@@ -62,7 +64,7 @@ def topic_hash(topic: str) -> str:
 
 
 def owner_of(path: str) -> tuple[str, int] | None:
-    """(topic hash, Kafka partition) of a data file that a sink wrote, None for a foreign one."""
+    """(topic hash, Kafka partition) of a data or delete file that a sink wrote, None for a foreign one."""
     match = _OWNED.search(path)
     return None if match is None else (match["topic"], int(match["partition"]))
 
@@ -110,13 +112,15 @@ class Staging:
                 yield StagedRows(described, part)
 
     def position_deletes(
-        self, paths: npt.NDArray[Any], rows: npt.NDArray[np.uint32], spec_id: int, partition: Record
+        self, tp: TopicPartition, paths: pa.Array, rows: npt.NDArray[Any], spec_id: int, partition: Record
     ) -> DataFile:
-        """Write one delete file over (path, row) pairs whose data files all have this spec and partition."""
-        table = pa.table([pa.array(paths, pa.string()), pa.array(rows.astype(np.int64))], schema=_DELETES)
+        """Write one delete file, owned by `tp`, over (path, row) pairs whose data files all have this spec and
+        partition."""
+        table = pa.table([paths.cast(pa.string()), pa.array(rows.astype(np.int64))], schema=_DELETES)
         table = table.sort_by([("file_path", "ascending"), ("pos", "ascending")])
-        path = self._locations.new_data_location(f"lw-deletes-{uuid4().hex}.parquet")
-        size, _ = self._write(path, table, len(table))
+        name = f"lw-deletes-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
+        path = self._locations.new_data_location(name)
+        size, _ = self._write(path, table, DELETES_PER_ROW_GROUP)
         first, last = table.column("file_path")[0].as_py(), table.column("file_path")[-1].as_py()
         return self._describe(
             DataFileContent.POSITION_DELETES, path, size, spec_id, partition,

@@ -1,9 +1,9 @@
 """The data files of the current snapshot, by owner, kept up to date as cheaply as the history allows.
 
 After a commit of ours the change is known. A commit of another worker of the same sink touches its own Kafka
-partitions only, and moves their offsets: what is known of the others stays true. So the files of a partition are
-known at an offset; once the table shows another one (the partition came here from another worker), or after anything
-else (another writer's compaction, a rollback), the manifests are read anew.
+partitions only, and moves their offsets (or says that it tidied their files): what is known of the others stays true.
+So the files of a partition are known at an offset; once the table shows another one (the partition came here from
+another worker), or after anything else (another writer's compaction, a rollback), the manifests are read anew.
 """
 
 from __future__ import annotations
@@ -23,24 +23,34 @@ from tables.key_index import fingerprint
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a data file stands in the table: its partition spec and partition, for the delete files that name it."""
+class LiveFile:
+    """A data or delete file of the table: its partition spec and partition (for the delete files that name it), rows,
+    and size in bytes."""
 
+    path: str
     spec_id: int
     partition: Record
+    rows: int
+    size: int
+
+    @property
+    def group(self) -> tuple[int, str]:
+        """What files that may be merged have in common."""
+        return self.spec_id, repr(self.partition)
 
 
 @dataclass
 class LiveFiles:
-    """Data files by owner (topic hash, Kafka partition; None for foreign ones).
+    """Data files by path, and by owner (topic hash, Kafka partition; None for foreign ones); delete files by path.
 
     Those of a Kafka partition are true at the table's next offset of it in `offsets`, the foreign ones as of
-    `snapshot_id`.
+    `snapshot_id`. Foreign delete files count as foreign files: they may have taken rows away.
     """
 
     snapshot_id: int | None = None
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    data: dict[str, LiveFile] = field(default_factory=dict)
+    deletes: dict[str, LiveFile] = field(default_factory=dict)
     owned: dict[tuple[str, int] | None, set[str]] = field(default_factory=dict)
 
     def knows(self, partitions: Iterable[TopicPartition], offsets: Mapping[TopicPartition, int]) -> bool:
@@ -49,21 +59,31 @@ class LiveFiles:
 
     def read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
         """All of the current snapshot, from its manifests; `offsets` are the table's."""
-        self.places.clear()
+        self.data.clear()
+        self.deletes.clear()
         self.owned.clear()
         for entry in live_entries(metadata, io):
-            if entry.data_file.content == DataFileContent.DATA:
-                self._add(entry.data_file)
+            self._add(entry.data_file)
         self.snapshot_id = metadata.current_snapshot_id
         self.offsets = dict(offsets)
 
-    def committed(self, snapshot_id: int, files: Iterable[DataFile], moved: Mapping[TopicPartition, int]) -> None:
-        """A snapshot of ours added these, and moved these offsets."""
-        for file in files:
-            if file.content == DataFileContent.DATA:
-                self._add(file)
+    def committed(
+        self, snapshot_id: int, added: Iterable[DataFile], removed: Iterable[str], moved: Mapping[TopicPartition, int]
+    ) -> None:
+        """A snapshot of ours added and removed these files, and moved these offsets."""
+        for path in removed:
+            self.deletes.pop(path, None)
+            if self.data.pop(path, None) is not None:
+                self.owned[owner_of(path)].discard(path)
+        for file in added:
+            self._add(file)
         self.snapshot_id = snapshot_id
         self.offsets |= moved
+
+    def forget(self) -> None:
+        """Nothing is known any more: the next look reads the manifests."""
+        self.snapshot_id = None
+        self.offsets.clear()
 
     def of(self, tp: TopicPartition) -> set[str]:
         """The paths of files that may hold rows of a Kafka partition: its own and the foreign ones."""
@@ -74,8 +94,15 @@ class LiveFiles:
         return fingerprint(self.of(tp))
 
     def _add(self, file: DataFile) -> None:
-        self.places[file.file_path] = Place(file.spec_id, file.partition)
-        self.owned.setdefault(owner_of(file.file_path), set()).add(file.file_path)
+        live = LiveFile(file.file_path, file.spec_id, file.partition, file.record_count, file.file_size_in_bytes)
+        owner = owner_of(file.file_path)
+        if file.content == DataFileContent.DATA:
+            self.data[file.file_path] = live
+            self.owned.setdefault(owner, set()).add(file.file_path)
+            return
+        self.deletes[file.file_path] = live
+        if owner is None:
+            self.owned.setdefault(None, set()).add(file.file_path)
 
 
 def live_entries(metadata: TableMetadata, io: FileIO) -> Iterable[ManifestEntry]:

@@ -1,5 +1,8 @@
 """Manifests: writing those of a commit, and merging small ones so that their number stays logarithmic.
 
+A file that a commit removes stays in its snapshot's manifest as a deleted entry (Iceberg spec, Manifest Entry Fields),
+by which the history knows what became unneeded, and is left out of the next one.
+
 Merging is tiered: when `MERGE_COUNT` manifests of one content, spec and size class have gathered, they become one of
 the next class. Each entry is so rewritten a few times in its life, however many commits follow.
 """
@@ -7,7 +10,7 @@ the next class. Each entry is so rewritten a few times in its life, however many
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 from uuid import uuid4
@@ -52,10 +55,22 @@ WRITERS: dict[ManifestContent, type[ManifestWriterV2]] = {
 }
 
 
-class Manifests:
-    """The manifests of one snapshot to be: those that the current one has, and new ones."""
+class FilesGone(Exception):
+    """Files that were to be removed aren't in the table any more."""
 
-    def __init__(self, metadata: TableMetadata, io: FileIO, snapshot_id: int) -> None:
+
+class Manifests:
+    """The manifests of one snapshot to be: those that the current one has, and new ones.
+
+    `contents` remembers which files the live manifests hold, from one snapshot to the next; `removed` describes the
+    files that this snapshot takes away.
+    """
+
+    def __init__(
+        self, metadata: TableMetadata, io: FileIO, snapshot_id: int, contents: dict[str, frozenset[str]] | None = None
+    ) -> None:
+        self._contents = {} if contents is None else contents
+        self.removed: list[DataFile] = []
         self._metadata = metadata
         self._io = io
         self._snapshot_id = snapshot_id
@@ -67,18 +82,31 @@ class Manifests:
         snapshot = self._metadata.current_snapshot()
         return [] if snapshot is None else list(snapshot.manifests(self._io))
 
-    def with_files(self, files: Iterable[DataFile]) -> list[ManifestFile]:
-        """The current manifests and those of new files, merged where enough small ones have gathered."""
-        added: dict[tuple[ManifestContent, int], list[Entry]] = defaultdict(list)
+    def with_files(self, files: Iterable[DataFile], removed: Collection[str] = ()) -> list[ManifestFile]:
+        """The current manifests with new files and without removed ones, merged where enough small ones have gathered.
+
+        Raises FilesGone if one of those to be removed isn't there.
+        """
+        changed: dict[tuple[ManifestContent, int], list[Entry]] = defaultdict(list)
         for file in files:
             data = file.content == DataFileContent.DATA
             content = ManifestContent.DATA if data else ManifestContent.DELETES
-            added[content, file.spec_id].append((ManifestEntryStatus.ADDED, self._entry(file)))
-        new = {(*where, _size_class(len(entries))): entries for where, entries in added.items()}
+            changed[content, file.spec_id].append((ManifestEntryStatus.ADDED, self._entry(file)))
+        current = [manifest for manifest in self.current() if _live_count(manifest)]
+        self._forget_others(current)
+        untouched = []
+        for manifest in current:
+            if removed and not self._paths(manifest).isdisjoint(removed):
+                changed[manifest.content, manifest.partition_spec_id] += self._without(manifest, removed)
+            else:
+                untouched.append(manifest)
+        if len(self.removed) != len(removed):
+            raise FilesGone(", ".join(sorted(set(removed) - {file.file_path for file in self.removed})[:3]))
+        new = {(*where, _size_class(_live(entries))): entries for where, entries in changed.items()}
         groups: dict[tuple[ManifestContent, int, int], list[ManifestFile]] = {where: [] for where in new}
-        for manifest in self.current():
-            count = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
-            groups.setdefault((manifest.content, manifest.partition_spec_id, _size_class(count)), []).append(manifest)
+        for manifest in untouched:
+            size_class = _size_class(_live_count(manifest))
+            groups.setdefault((manifest.content, manifest.partition_spec_id, size_class), []).append(manifest)
         manifests: list[ManifestFile] = []
         for where, group in groups.items():
             entries = new.get(where, [])
@@ -91,10 +119,30 @@ class Manifests:
                 manifests.append(self._write(content, spec_id, entries))
         return manifests
 
-    def write_list(self, files: Iterable[DataFile]) -> str:
-        """The manifest list of the current snapshot's files and these; returns its path."""
+    def _without(self, manifest: ManifestFile, removed: Collection[str]) -> Iterator[Entry]:
+        """A manifest's entries, with some of them marked as deleted."""
+        for entry in manifest.fetch_manifest_entry(self._io):
+            gone = entry.data_file.file_path in removed
+            if gone:
+                self.removed.append(_described(entry.data_file, manifest.partition_spec_id))
+            yield (ManifestEntryStatus.DELETED if gone else ManifestEntryStatus.EXISTING), entry
+
+    def _paths(self, manifest: ManifestFile) -> frozenset[str]:
+        path = manifest.manifest_path
+        if path not in self._contents:
+            entries = manifest.fetch_manifest_entry(self._io)
+            self._contents[path] = frozenset(entry.data_file.file_path for entry in entries)
+        return self._contents[path]
+
+    def _forget_others(self, current: list[ManifestFile]) -> None:
+        live = {manifest.manifest_path for manifest in current}
+        for path in [path for path in self._contents if path not in live]:
+            del self._contents[path]
+
+    def write_list(self, files: Iterable[DataFile], removed: Collection[str] = ()) -> str:
+        """The manifest list of the current snapshot's files with these and without those; returns its path."""
         parent = self._metadata.current_snapshot()
-        manifests = self.with_files(files)
+        manifests = self.with_files(files, removed)
         output = self.output(f"snap-{self._snapshot_id}-0-{uuid4()}.avro")
         with write_manifest_list(
             self._metadata.format_version,
@@ -129,12 +177,18 @@ class Manifests:
         output = self.output(f"{uuid4()}-m0.avro")
         writer = WRITERS[content](spec, self._metadata.schema(), output, self._snapshot_id, CODEC)
         with writer:
+            write: dict[ManifestEntryStatus, Callable[[ManifestEntry], object]] = {
+                ManifestEntryStatus.ADDED: writer.add,
+                ManifestEntryStatus.EXISTING: writer.existing,
+                ManifestEntryStatus.DELETED: writer.delete,
+            }
             for status, entry in entries:
-                write: Callable[[ManifestEntry], object] = (
-                    writer.add if status == ManifestEntryStatus.ADDED else writer.existing
-                )
-                write(entry)
-        return writer.to_manifest_file()
+                write[status](entry)
+        manifest = writer.to_manifest_file()
+        self._contents[manifest.manifest_path] = frozenset(
+            entry.data_file.file_path for status, entry in entries if status != ManifestEntryStatus.DELETED
+        )
+        return manifest
 
     def _entry(self, file: DataFile) -> ManifestEntry:
         return ManifestEntry.from_args(
@@ -144,6 +198,20 @@ class Manifests:
             file_sequence_number=None,
             data_file=file,
         )
+
+
+def _live_count(manifest: ManifestFile) -> int:
+    return (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+
+
+def _live(entries: list[Entry]) -> int:
+    return sum(status != ManifestEntryStatus.DELETED for status, _ in entries)
+
+
+def _described(file: DataFile, spec_id: int) -> DataFile:
+    """A file read from a manifest, which alone knows its partition spec."""
+    file.spec_id = spec_id
+    return file
 
 
 def _size_class(entries: int) -> int:

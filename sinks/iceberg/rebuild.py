@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,7 @@ from config.errors import PipelineStopped
 from sinks.iceberg.files import owner_of
 from sinks.iceberg.live_files import live_entries
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
-
-FileKeys = tuple[str, pa.Table, npt.NDArray[Any]]
-"""A file's path, its live rows' keys, and their positions."""
+from tables.key_index import FileKeys
 
 
 def live_keys(table: Table, key: tuple[str, ...], tp: TopicPartition, paths: set[str]) -> Iterator[FileKeys]:
@@ -35,21 +32,22 @@ def live_keys(table: Table, key: tuple[str, ...], tp: TopicPartition, paths: set
                 files.append(entry.data_file)
         else:
             deletes.append(entry.data_file)
-    gone = _deleted_positions(table.io, deletes, paths)
+    gone = deleted_positions(table.io, (file.file_path for file in deletes), paths)
     names = {table.schema().find_field(name).field_id: name for name in (*key, CDC_TOPIC, CDC_PARTITION)}
     for file in files:
         rows = _read(table.io, file.file_path, names)
         alive = np.ones(rows.num_rows, dtype=bool)
-        for positions in gone.get(file.file_path, ()):
-            alive[positions] = False
+        for dead in gone.get(file.file_path, ()):
+            alive[dead] = False
         if owner_of(file.file_path) is None:  # a file that another engine rewrote may mix partitions
             _check_owned(rows, file.file_path)
             of_topic = pc.equal(rows.column(CDC_TOPIC), tp.topic)
             of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
             alive &= pc.fill_null(pc.and_(of_topic, of_partition), False).to_numpy()
-        positions = np.flatnonzero(alive).astype(np.uint32)
-        if len(positions):
-            yield file.file_path, rows.select(list(key)).take(pa.array(positions)), positions
+        positions: npt.NDArray[np.uint32] = np.flatnonzero(alive).astype(np.uint32)
+        if len(positions) or owner_of(file.file_path) is not None:  # ours without a live row is there to be tidied
+            keys = rows.select(list(key)).take(pa.array(positions))
+            yield FileKeys(file.file_path, rows.num_rows, keys, positions)
 
 
 def _check_owned(rows: pa.Table, path: str) -> None:
@@ -62,20 +60,23 @@ def _check_owned(rows: pa.Table, path: str) -> None:
         )
 
 
-def _deleted_positions(io: FileIO, deletes: list[DataFile], paths: set[str]) -> dict[str, list[npt.NDArray[np.int64]]]:
-    """Positions per data file. A delete file can only name files that were there before it, so all of them apply."""
+def deleted_positions(
+    io: FileIO, deletes: Iterable[str], paths: Collection[str]
+) -> dict[str, list[npt.NDArray[np.int64]]]:
+    """Positions in these data files that the delete files (their paths) name. A delete file can only name data files
+    that were there before it, so all of them apply."""
     gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-    for file in deletes:
-        with io.new_input(file.file_path).open() as stream:
-            table = pq.read_table(stream, columns=["file_path", "pos"])
+    wanted = pc.field("file_path").isin(list(paths))
+    for delete in deletes:
+        with io.new_input(delete).open() as stream:
+            table = pq.read_table(stream, columns=["file_path", "pos"], filters=wanted)
         table = table.sort_by("file_path")
         encoded = table.column("file_path").combine_chunks().dictionary_encode()
         positions = table.column("pos").to_numpy()
         codes = encoded.indices.to_numpy()
         bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
         for number, path in enumerate(encoded.dictionary.to_pylist()):
-            if path in paths:
-                gone[path].append(positions[bounds[number] : bounds[number + 1]])
+            gone[path].append(positions[bounds[number] : bounds[number + 1]])
     return gone
 
 

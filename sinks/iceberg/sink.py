@@ -6,6 +6,7 @@ answer that was lost, leads back to the loop's head, where the table itself says
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterable
@@ -30,9 +31,11 @@ from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
 from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, create_namespace, sorted_errors
+from sinks.iceberg.commit import FileChange
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
+from sinks.iceberg.manifests import FilesGone
 from sinks.iceberg.schema import (
     TABLE_PROPERTIES,
     check_fits,
@@ -42,7 +45,8 @@ from sinks.iceberg.schema import (
     source_columns,
     stored_type,
 )
-from sinks.iceberg.state import SinkState, offsets_key
+from sinks.iceberg.state import SinkState, offsets_key, tidied_key
+from sinks.iceberg.tidy import Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sources.changes import TableSchema, TopicPartition
@@ -53,6 +57,10 @@ log = structlog.get_logger("lakeward.iceberg")
 
 COMMIT_ATTEMPTS = 30
 """Conflicts before `write` gives the batch back as Unavailable; workers of one table conflict all the time."""
+
+
+TIDY_ATTEMPTS = 5
+"""Conflicts before a tidying step is given up until the next commit."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,10 @@ class Staged:
 
 @dataclass(frozen=True)
 class Sent:
-    """A commit that was sent and whose answer isn't known yet."""
+    """A commit that was sent and whose answer isn't known yet: a batch's, or a tidying step's."""
 
     snapshot_id: int
-    staged: Staged
+    change: Staged | Tidied
 
 
 class IcebergSink(Sink):
@@ -89,7 +97,9 @@ class IcebergSink(Sink):
         self._seen: dict[TopicPartition, int] = {}
         self._history = History(target, config.maintenance)
         self._live = LiveFiles()
-        self._upserts = Upserts(index, self._live, offsets_key(target)) if index else None
+        self._upserts = Upserts(index, self._live, offsets_key(target), tidied_key(target)) if index else None
+        self._manifests: dict[str, frozenset[str]] = {}
+        self._written: frozenset[TopicPartition] = frozenset()
         self._sent: Sent | None = None
         self._spare: Staged | None = None
 
@@ -142,9 +152,18 @@ class IcebergSink(Sink):
         raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
 
     def tidy(self) -> None:
-        if self._table is not None:
+        if self._table is None:
+            return
+        try:
             with sorted_errors(self._config):
-                self._history.clean(self._table)
+                if self._upserts is not None:
+                    self._tidy_files(self._upserts)
+                self._history.clean(self._table or self._require())
+        except IndexDamaged as damage:
+            log.warning("iceberg.not_tidied", table=self.target.name, reason=str(damage))
+        except (CommitUnknown, Unavailable):
+            self._table = None  # the commit may have landed: the next one looks
+            raise
 
     def close(self) -> None:
         if self._index is not None and self._upserts is not None:
@@ -178,7 +197,8 @@ class IcebergSink(Sink):
         after = state.after(todo, plan.schema_ids)
         self._spare = staged  # until it is sent
         expiry = self._history.expiry(table.metadata, table.io)
-        prepared = commit.prepare(base, table, staged.files, after.entries(self.target), expiry)
+        change = FileChange(staged.files, (), after.entries(self.target))
+        prepared = commit.prepare(base, table, change, expiry, self._manifests)
         self._sent, self._spare = Sent(prepared.snapshot_id, staged), None
         try:
             with sorted_errors(self._config):
@@ -190,6 +210,7 @@ class IcebergSink(Sink):
         self._settle(table)
         self._table = table
         self._seen = dict(after.offsets)
+        self._written = frozenset(todo.ranges)
         return self._receipt(batch, after, prepared.snapshot_id, todo.num_rows)
 
     def _settle(self, table: Table) -> None:
@@ -199,11 +220,79 @@ class IcebergSink(Sink):
             return
         if table.metadata.snapshot_by_id(sent.snapshot_id) is None:
             return  # its files may still be referenced by a commit on its way: they are left to orphan removal
-        if table.metadata.current_snapshot_id == sent.snapshot_id:
-            moved = {tp: span.next for tp, span in sent.staged.batch.ranges.items()}
-            self._live.committed(sent.snapshot_id, sent.staged.files, moved)
-            if self._upserts is not None and sent.staged.delta is not None:
-                self._upserts.landed(sent.staged.delta, sent.staged.batch)
+        if table.metadata.current_snapshot_id != sent.snapshot_id:
+            return  # others have committed since: the index is compared with the table anew
+        change = sent.change
+        if isinstance(change, Tidied):
+            self._live.committed(sent.snapshot_id, change.files, change.removed, {})
+            if self._upserts is not None:
+                self._upserts.tidied(change)
+            return
+        moved = {tp: span.next for tp, span in change.batch.ranges.items()}
+        self._live.committed(sent.snapshot_id, change.files, (), moved)
+        if self._upserts is not None and change.delta is not None:
+            self._upserts.landed(change.delta, change.batch)
+
+    def _tidy_files(self, upserts: Upserts) -> None:
+        """One step of tidying the files of the partitions that were written last, if one is due."""
+        if upserts.due(self._written) is None:
+            return
+        started = time.monotonic()
+        tidied: Tidied | None = None
+        staging: Staging | None = None
+        for _ in range(TIDY_ATTEMPTS):
+            table = self._table or self._require()
+            self._settle(table)
+            state = self._state(table)
+            key = tuple(sorted(table.schema().identifier_field_names()))
+            if upserts.catch_up(table, state, self._written, key) and tidied is not None:
+                break  # somebody else changed these files
+            step = upserts.due(self._written)
+            if step is None:
+                break
+            if tidied is None:
+                staging = Staging(table.metadata, table.io)
+                tidied = upserts.rewrite(step, staging, table, self._written, key)
+            if self._publish_tidied(table, state, tidied):
+                rows = {f"{tp.topic}/{tp.partition}": len(files) for tp, files in tidied.dropped.items()}
+                log.info("iceberg.tidied", table=self.target.name, files=rows, removed=len(tidied.removed),
+                         added=len(tidied.files), seconds=round(time.monotonic() - started, 3))  # fmt: skip
+                return
+        if tidied is not None and staging is not None:
+            staging.discard(tidied.files)
+
+    def _publish_tidied(self, table: Table, state: SinkState, tidied: Tidied) -> bool:
+        """Commit a tidying step; False if another commit came first."""
+        partitions: dict[str, list[int]] = {}
+        for tp in sorted(tidied.partitions):
+            partitions.setdefault(tp.topic, []).append(tp.partition)
+        notes = {tidied_key(self.target): json.dumps(partitions)}
+        change = FileChange(tidied.files, tidied.removed, state.entries(self.target), notes)
+        try:
+            expiry = self._history.expiry(table.metadata, table.io)
+            prepared = commit.prepare(commit.Evolved(table.metadata), table, change, expiry, self._manifests)
+        except FilesGone as gone:
+            log.info("iceberg.conflict", table=self.target.name, reason=f"{gone} is gone")
+            self._live.forget()
+            self._table = None
+            return False
+        self._sent = Sent(prepared.snapshot_id, tidied)
+        try:
+            with sorted_errors(self._config):
+                commit.publish(table, prepared)
+        except CommitConflict:
+            self._sent, self._table = None, None
+            prepared.manifests.discard()
+            return False
+        self._settle(table)
+        self._table = table
+        return True
+
+    def _require(self) -> Table:
+        table = self._load()
+        if table is None:
+            raise Unavailable(f"table {self.target.name} isn't there")
+        return table
 
     def _stage(self, table: Table, metadata: TableMetadata, state: SinkState, batch: Batch) -> Staged:
         """The files of `batch`: those of an attempt that came second, if they are still right, else new ones."""
@@ -231,7 +320,7 @@ class IcebergSink(Sink):
         identifiers = table.schema().identifier_field_names()
         for change in batch.changes if identifiers else ():  # a table that has had no rows yet gets its key now
             check_key(table, self.target.name, change.schema.key, change.topic)
-        return self._upserts.catch_up(table, state, batch, tuple(sorted(identifiers)))
+        return self._upserts.catch_up(table, state, batch.ranges, tuple(sorted(identifiers)))
 
     def _evolution(self, table: Table, state: SinkState, batch: Batch) -> Evolution:
         return evolve(

@@ -67,6 +67,11 @@ def offsets_key(target: Target) -> str:
     return _keys(target)["offsets"]
 
 
+def tidied_key(target: Target) -> str:
+    """The key under which a snapshot's summary says whose files it tidied: JSON {topic: [Kafka partitions]}."""
+    return f"lakeward.tidied.{target.pipeline_id}.{target.sink_id}"
+
+
 def _keys(target: Target) -> dict[str, str]:
     """Property keys; users' scripts read them, so they never change."""
     of_sink = f"{target.pipeline_id}.{target.sink_id}"

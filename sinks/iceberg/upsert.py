@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -18,24 +19,28 @@ from pyiceberg.table import Table
 from config.errors import PipelineStopped
 from sinks.base import Batch
 from sinks.iceberg.files import StagedRows, Staging
-from sinks.iceberg.live_files import LiveFiles, Place
+from sinks.iceberg.history import lineage
+from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import live_keys
 from sinks.iceberg.state import SinkState
+from sinks.iceberg.tidy import Step, Tidied, due, stage
 from sinks.reduce import Reduced, reduce
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.index_database import IndexDamaged
-from tables.key_index import IndexState, KeyIndex, PartitionIndex, Positions, fingerprint
+from tables.key_index import IndexState, KeyIndex, PartitionIndex, PlacedRows, Positions, fingerprint
 
 log = structlog.get_logger("lakeward.index")
 
 
 @dataclass(frozen=True)
 class PartitionDelta:
-    """One Kafka partition's part of a row delta."""
+    """One Kafka partition's part of a row delta: rows to come, keys to go, and how many rows of which files (by their
+    ids in the index) are replaced."""
 
     tp: TopicPartition
     staged: list[StagedRows]
     removed: pa.Table | None
+    replaced: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,37 +63,38 @@ class RowDelta:
 class Upserts:
     """The key index of one table, kept in step with it."""
 
-    def __init__(self, index: KeyIndex, live: LiveFiles, offsets_key: str) -> None:
+    def __init__(self, index: KeyIndex, live: LiveFiles, offsets_key: str, tidied_key: str) -> None:
         self._index = index
         self._offsets_key = offsets_key
+        self._tidied_key = tidied_key
         self._live = live
         self._partitions: dict[TopicPartition, PartitionIndex] = {}
 
-    def catch_up(self, table: Table, state: SinkState, batch: Batch, key: tuple[str, ...]) -> bool:
-        """Make the index true for the partitions of `batch`, at the table's current snapshot; False if it was.
+    def catch_up(
+        self, table: Table, state: SinkState, partitions: Iterable[TopicPartition], key: tuple[str, ...]
+    ) -> bool:
+        """Make the index true for these partitions, at the table's current snapshot; False if it was.
 
         Cheap while the only commits since the last one were ours or touched other partitions; a full rebuild of a
         partition otherwise (nothing recorded, a crash, another engine's rewrite, a rollback).
         """
-        partitions = {tp: self._of(table, tp) for tp in batch.ranges}
+        indexes = {tp: self._of(table, tp) for tp in partitions}
         current = table.metadata.current_snapshot_id
-        if self._live.knows(partitions, state.offsets) and self._only_this_sink(table):
+        if self._live.knows(indexes, state.offsets) and self._untouched(table, indexes):
             self._live.snapshot_id = current
         else:
             self._live.read(table.metadata, table.io, state.offsets)
         rebuilt = False
-        for tp, partition in partitions.items():
-            offset = state.offsets.get(tp, 0)
-            wanted = IndexState(offset, self._live.fingerprint(tp))
-            if partition.state == wanted:
+        for tp, index in indexes.items():
+            wanted = IndexState(state.offsets.get(tp, 0), self._live.fingerprint(tp))
+            if index.state == wanted:
                 continue
             rebuilt = True
-            if not self._live.of(tp) and not partition.paths:
-                partition.rebuild([], wanted.next_offset, wanted.files)
+            if not self._live.of(tp) and not index.files:
+                index.rebuild([], wanted)
                 continue
             began = monotonic()
-            files = live_keys(table, key, tp, self._live.of(tp))
-            rows = partition.rebuild(files, wanted.next_offset, wanted.files)
+            rows = index.rebuild(live_keys(table, key, tp, self._live.of(tp)), wanted)
             seconds = monotonic() - began
             log.info("index.rebuilt", table=".".join(table.name()), topic=tp.topic, partition=tp.partition, rows=rows,
                      seconds=round(seconds, 3), rows_per_s=round(rows / max(seconds, 1e-9)))  # fmt: skip
@@ -101,23 +107,40 @@ class Upserts:
         reduced = reduce(batch)
         key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
         parts: list[PartitionDelta] = []
-        stale: dict[tuple[int, str], list[tuple[str, npt.NDArray[np.uint32], Place]]] = defaultdict(list)
+        stale: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile, npt.NDArray[np.uint32]]]] = defaultdict(list)
         for tp, upserts, deletes in _by_partition(reduced, batch):
-            partition = self._partitions[tp]
+            index = self._partitions[tp]
             keys = pa.concat_tables([upserts.select(list(key)), deletes.select(list(key))])
-            for path, rows in _by_file(partition.look_up(keys), partition):
-                place = self._place(path, tp)
-                stale[place.spec_id, repr(place.partition)].append((path, rows, place))
+            replaced = {}
+            for file_id, rows in _by_file(index.look_up(keys)):
+                file = self._live_file(index.files[file_id].path, tp)
+                stale[file.group].append((tp, file, rows))
+                replaced[file_id] = len(rows)
             staged = list(staging.data_files(tp, upserts)) if upserts.num_rows else []
             removed = deletes.select(list(key)) if deletes.num_rows else None
-            parts.append(PartitionDelta(tp, staged, removed))
+            parts.append(PartitionDelta(tp, staged, removed, replaced))
         delete_files = []
         for group in stale.values():
-            paths = np.concatenate([np.full(len(rows), path, dtype=object) for path, rows, _ in group])
-            rows = np.concatenate([rows for _, rows, _ in group])
-            place = group[0][2]
-            delete_files.append(staging.position_deletes(paths, rows, place.spec_id, place.partition))
+            paths = pa.array(np.concatenate([np.full(len(rows), file.path, dtype=object) for _, file, rows in group]))
+            positions = np.concatenate([rows for _, _, rows in group])
+            owner, place = min(tp for tp, _, _ in group), group[0][1]
+            delete_files.append(staging.position_deletes(owner, paths, positions, place.spec_id, place.partition))
         return RowDelta(parts, delete_files, key)
+
+    def due(self, partitions: Collection[TopicPartition]) -> Step | None:
+        """What there is to tidy in the files of these partitions."""
+        return due(self._live, {tp: self._partitions[tp] for tp in partitions if tp in self._partitions})
+
+    def rewrite(
+        self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition], key: tuple[str, ...]
+    ) -> Tidied:
+        """Write the files of a tidying step."""
+        try:
+            return stage(step, staging, table.io, table.schema(), self._live, partitions, key)
+        except IndexDamaged:
+            for tp in {tp for tp, _ in step.data}:
+                self._partitions[tp].clear()
+            raise
 
     def forget(self) -> None:
         """Take the partitions' entries from the index anew: it was damaged."""
@@ -130,36 +153,52 @@ class Upserts:
         except IndexDamaged:  # the commit stands; the next one rebuilds
             self.forget()
 
+    def tidied(self, tidied: Tidied) -> None:
+        """The snapshot with these rewritten files is the table's: record it."""
+        try:
+            for tp in tidied.partitions:
+                index = self._partitions[tp]
+                assert index.state is not None
+                gone = [index.files[file_id].path for file_id in tidied.dropped[tp]]
+                placed = tidied.placed[tp]
+                files = fingerprint((rows.path for rows in placed), index.state.files, gone)
+                index.apply(placed, None, {}, tidied.dropped[tp], IndexState(index.state.next_offset, files))
+        except IndexDamaged:
+            self.forget()
+
     def _record(self, delta: RowDelta, batch: Batch) -> None:
         done = {part.tp: part for part in delta.parts}
         for tp, span in batch.ranges.items():
-            part = done.get(tp, PartitionDelta(tp, [], None))
-            partition = self._partitions[tp]
-            assert partition.state is not None
-            placed = [(s.file.file_path, s.rows.select(list(delta.key))) for s in part.staged]
-            files = fingerprint((path for path, _ in placed), partition.state.files)
-            partition.apply(placed, part.removed, span.next, files)
+            part = done.get(tp, PartitionDelta(tp, [], None, {}))
+            index = self._partitions[tp]
+            assert index.state is not None
+            placed = [PlacedRows(s.file.file_path, s.rows.select(list(delta.key))) for s in part.staged]
+            files = fingerprint((rows.path for rows in placed), index.state.files)
+            index.apply(placed, part.removed, part.replaced, (), IndexState(span.next, files))
 
     def _of(self, table: Table, tp: TopicPartition) -> PartitionIndex:
         if tp not in self._partitions:
             self._partitions[tp] = self._index.partition(str(table.metadata.table_uuid), tp.topic, tp.partition)
         return self._partitions[tp]
 
-    def _only_this_sink(self, table: Table) -> bool:
-        """Whether all snapshots since the one we know are this sink's: commits of ours or of other workers."""
-        snapshots = {snapshot.snapshot_id: snapshot for snapshot in table.metadata.snapshots}
-        snapshot = snapshots.get(table.metadata.current_snapshot_id or -1)
-        while snapshot is not None and snapshot.snapshot_id != self._live.snapshot_id:
-            if snapshot.summary is None or self._offsets_key not in snapshot.summary.additional_properties:
+    def _untouched(self, table: Table, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether all snapshots since the one we know are this sink's, and none tidied these partitions' files."""
+        for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id):
+            if snapshot.snapshot_id == self._live.snapshot_id:
+                return True
+            summary = snapshot.summary.additional_properties if snapshot.summary else {}
+            if self._offsets_key not in summary:
                 return False
-            snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
-        return snapshot is not None or self._live.snapshot_id == table.metadata.current_snapshot_id
+            tidied = json.loads(summary.get(self._tidied_key, "{}"))
+            if any(tp.partition in tidied.get(tp.topic, ()) for tp in partitions):
+                return False
+        return self._live.snapshot_id == table.metadata.current_snapshot_id
 
-    def _place(self, path: str, tp: TopicPartition) -> Place:
-        place = self._live.places.get(path)
-        if place is None:  # the index was just compared with the live files: this can't be
+    def _live_file(self, path: str, tp: TopicPartition) -> LiveFile:
+        file = self._live.data.get(path)
+        if file is None:  # the index was just compared with the live files: this can't be
             raise PipelineStopped(f"{tp.topic}/{tp.partition}: the key index names {path}, which isn't in the table")
-        return place
+        return file
 
 
 def _by_partition(reduced: Reduced, batch: Batch) -> Iterator[tuple[TopicPartition, pa.Table, pa.Table]]:
@@ -177,10 +216,9 @@ def _rows_of(rows: pa.Table, tp: TopicPartition) -> pa.Table:
     return rows.filter(pc.and_(of_partition, pc.equal(rows.column(CDC_TOPIC), tp.topic)))
 
 
-def _by_file(found: Positions, partition: PartitionIndex) -> Iterator[tuple[str, npt.NDArray[np.uint32]]]:
+def _by_file(found: Positions) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
     """The looked-up positions of each file."""
     order = np.argsort(found.file_ids, kind="stable")
     ids, rows = found.file_ids[order], found.rows[order]
     unique, starts = np.unique(ids, return_index=True)
-    for file_id, of_file in zip(unique, np.split(rows, starts[1:]), strict=False):
-        yield partition.paths[int(file_id)], of_file
+    yield from zip(unique.tolist(), np.split(rows, starts[1:]), strict=False)

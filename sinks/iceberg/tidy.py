@@ -1,0 +1,243 @@
+"""Tidying: rewriting small and dirty files of an upsert table, so that it stays as fast as on its first day.
+
+Each commit of an upsert adds a small data file per Kafka partition and a delete file. Untidied, readers apply ever more
+deletes to ever more files. So the owner of the files merges them in tiers: `FAN_IN` files of about one size become one
+of the next size, up to a target, which writes a row a few times in its life however many commits follow. Files with
+many dead rows are written anew without them, and delete files are merged in tiers, too, without the positions that name
+files which are gone.
+
+Which rows of a file are alive is read from the table's delete files, and must agree with what the key index counted:
+if it doesn't, nothing is rewritten and the index is built anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
+from pyiceberg.manifest import DataFile
+from pyiceberg.schema import Schema
+
+from sinks.iceberg.files import Staging, owner_of, topic_hash
+from sinks.iceberg.live_files import LiveFile, LiveFiles
+from sinks.iceberg.rebuild import deleted_positions
+from sources.changes import TopicPartition
+from tables.index_database import IndexDamaged
+from tables.key_index import IndexedFile, PartitionIndex, PlacedRows
+
+FAN_IN = 16
+"""Files of one size that are merged into one of the next."""
+
+SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 16 << 20
+"""Sizes of the first tier, and from which a file isn't merged any more."""
+
+DIRTY_SHARE, DIRTY_ROWS = 0.3, 20_000
+"""Dead rows from which a file is dirty, and dead rows of dirty files of one group that are worth a rewrite."""
+
+STEP_BYTES = 16 << 20
+"""Bytes of data files that one step rewrites, which bounds its time and memory; the rest waits for the next one."""
+
+POSITIONS_PER_TIER = 1_000
+GARBAGE_POSITIONS = 50_000
+"""Positions in delete files from which it matters that more than half of them name files that are gone."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A data file of a Kafka partition, as the index and the table know it."""
+
+    file_id: int
+    indexed: IndexedFile
+    live: LiveFile
+
+    @property
+    def alive_bytes(self) -> float:
+        return self.live.size * (self.indexed.rows - self.indexed.dead) / max(1, self.indexed.rows)
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.indexed.dead >= max(1.0, DIRTY_SHARE * self.indexed.rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be rewritten: data files that become one, per Kafka partition, and delete files that become one."""
+
+    data: Sequence[tuple[TopicPartition, Sequence[Candidate]]]
+    deletes: Sequence[tuple[TopicPartition, Sequence[LiveFile]]]
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """A step whose files are written: what comes, what goes, and what the key index learns of it."""
+
+    files: list[DataFile] = field(default_factory=list)
+    removed: set[str] = field(default_factory=set)
+    placed: dict[TopicPartition, list[PlacedRows]] = field(default_factory=lambda: defaultdict(list))
+    dropped: dict[TopicPartition, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def partitions(self) -> set[TopicPartition]:
+        """The Kafka partitions whose data files change."""
+        return set(self.dropped)
+
+
+def due(live: LiveFiles, indexes: Mapping[TopicPartition, PartitionIndex]) -> Step | None:
+    """What there is to do for these Kafka partitions, None if it can wait. Looks at nothing but memory."""
+    data: list[tuple[TopicPartition, Sequence[Candidate]]] = []
+    dead: dict[tuple[int, str], int] = defaultdict(int)
+    room = STEP_BYTES
+    for tp, index in sorted(indexes.items()):
+        groups: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
+        for file_id, file in index.files.items():
+            found = live.data.get(file.path)
+            if found is not None and owner_of(file.path) == (topic_hash(tp.topic), tp.partition):
+                groups[found.group].append(Candidate(file_id, file, found))
+                dead[found.group] += file.dead
+        for candidates in groups.values():
+            for files in _chosen(candidates):
+                size = sum(candidate.live.size for candidate in files)
+                if size <= room or not data:
+                    data.append((tp, files))
+                    room -= size
+    deletes = list(_chosen_deletes(live, indexes, dead))
+    return Step(data, deletes) if data or deletes else None
+
+
+def _chosen(candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+    """Files of one group that are to become one file each time."""
+    dirty = [c for c in candidates if c.is_dirty]
+    worth = len(dirty) >= FAN_IN or sum(c.indexed.dead for c in dirty) >= DIRTY_ROWS
+    chosen = {c.file_id: c for c in dirty} if worth else {}
+    tiers: dict[int, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.alive_bytes < TARGET_BYTES / 2:
+            tiers[_tier(candidate.alive_bytes, SMALLEST_BYTES)].append(candidate)
+    for tier in tiers.values():
+        if len(tier) >= FAN_IN:
+            chosen |= {c.file_id: c for c in tier}
+    files: list[Candidate] = []
+    size = 0.0
+    for candidate in sorted(chosen.values(), key=lambda c: c.alive_bytes):
+        if files and size + candidate.alive_bytes > TARGET_BYTES:
+            yield files
+            files, size = [], 0.0
+        files.append(candidate)
+        size += candidate.alive_bytes
+    if files:
+        yield files
+
+
+def _chosen_deletes(
+    live: LiveFiles, indexes: Mapping[TopicPartition, PartitionIndex], dead: Mapping[tuple[int, str], int]
+) -> Iterator[tuple[TopicPartition, Sequence[LiveFile]]]:
+    """Delete files of one owner and group that are to become one."""
+    owners = {(topic_hash(tp.topic), tp.partition): tp for tp in indexes}
+    groups: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile]]] = defaultdict(list)
+    for file in live.deletes.values():
+        owner = owner_of(file.path)
+        if owner in owners:
+            groups[file.group].append((owners[owner], file))
+    for group, owned in groups.items():
+        files = [file for _, file in owned]
+        positions = sum(file.rows for file in files)
+        if positions >= GARBAGE_POSITIONS and positions > 2 * dead[group]:
+            yield min(tp for tp, _ in owned), files
+            continue
+        tiers: dict[int, list[LiveFile]] = defaultdict(list)
+        for file in files:
+            tiers[_tier(file.rows, POSITIONS_PER_TIER)].append(file)
+        merged = [file for tier in tiers.values() if len(tier) >= FAN_IN for file in tier]
+        if merged:
+            yield min(tp for tp, _ in owned), merged
+
+
+def _tier(size: float, smallest: float) -> int:
+    return max(0, math.floor(math.log(max(size, 1) / smallest, FAN_IN)) + 1) if size >= smallest else 0
+
+
+def stage(
+    step: Step,
+    staging: Staging,
+    io: FileIO,
+    schema: Schema,
+    live: LiveFiles,
+    partitions: Iterable[TopicPartition],
+    key: tuple[str, ...],
+) -> Tidied:
+    """Write the step's files. `partitions` are those whose files `live` knows for certain.
+
+    Raises IndexDamaged if a file has more or fewer live rows than the index counted.
+    """
+    tidied = Tidied()
+    for tp, candidates in step.data:
+        rows = list(_live_rows(io, schema, live, candidates))
+        if rows:
+            merged = pa.concat_tables(rows, promote_options="permissive")
+            merged = merged.sort_by([(name, "ascending") for name in key])
+            for staged in staging.data_files(tp, merged):
+                tidied.files.append(staged.file)
+                tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(key))))
+        tidied.dropped[tp] += [candidate.file_id for candidate in candidates]
+        tidied.removed.update(candidate.live.path for candidate in candidates)
+    for tp, deletes in step.deletes:
+        positions = pa.concat_tables([_read_deletes(io, file.path) for file in deletes])
+        left = positions.filter(_still_there(positions.column("file_path"), live, tidied.removed, partitions))
+        if left.num_rows:
+            paths, place = left.column("file_path"), deletes[0]
+            rows = left.column("pos").to_numpy()
+            tidied.files.append(staging.position_deletes(tp, paths, rows, place.spec_id, place.partition))
+        tidied.removed.update(file.path for file in deletes)
+    return tidied
+
+
+def _live_rows(io: FileIO, schema: Schema, live: LiveFiles, candidates: Sequence[Candidate]) -> Iterator[pa.Table]:
+    """The live rows of files of one group, file by file."""
+    wanted = {c.live.path: c for c in candidates if c.indexed.rows > c.indexed.dead}
+    deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
+    gone = deleted_positions(io, deletes, wanted) if any(c.indexed.dead for c in wanted.values()) else {}
+    for path, candidate in wanted.items():
+        rows = read_rows(io, path, schema)
+        alive = np.ones(rows.num_rows, dtype=bool)
+        for positions in gone.get(path, ()):
+            alive[positions] = False
+        counted = candidate.indexed.rows - candidate.indexed.dead
+        if int(alive.sum()) != counted:
+            raise IndexDamaged(f"{path} has {int(alive.sum())} live rows, but the key index counted {counted}")
+        yield rows.filter(pa.array(alive))
+
+
+def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
+    """A data file's rows under the table's names of today, by field id; columns that are gone are left out."""
+    with io.new_input(path).open() as stream:
+        table = pq.ParquetFile(stream).read()
+    names = {field.field_id: field.name for field in schema.fields}
+    columns = {}
+    for column, kind in zip(table.columns, table.schema, strict=True):
+        name = names.get(int((kind.metadata or {}).get(PYARROW_PARQUET_FIELD_ID_KEY, b"-1")))
+        if name is not None:
+            columns[name] = column
+    return pa.table(columns)
+
+
+def _read_deletes(io: FileIO, path: str) -> pa.Table:
+    with io.new_input(path).open() as stream:
+        return pq.read_table(stream, columns=["file_path", "pos"])
+
+
+def _still_there(
+    paths: pa.ChunkedArray, live: LiveFiles, removed: Collection[str], partitions: Iterable[TopicPartition]
+) -> pa.Array:
+    """Which positions to keep: all but those of files that are certainly gone."""
+    owners = {(topic_hash(tp.topic), tp.partition) for tp in partitions}
+    unique = paths.unique()
+    gone = [path in removed or (path not in live.data and owner_of(path) in owners) for path in unique.to_pylist()]
+    return pc.invert(pc.is_in(paths, value_set=unique.filter(pa.array(gone, pa.bool_()))))
