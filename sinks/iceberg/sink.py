@@ -161,7 +161,14 @@ class IcebergSink(Sink):
                 self._history.clean(self._table or self._require())
         except IndexDamaged as damage:
             log.warning("iceberg.not_tidied", table=self.target.name, reason=str(damage))
-        except (CommitUnknown, Unavailable):
+        except FileNotFoundError as error:  # what is remembered of the table is too old
+            log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
+            self._live.forget()
+            self._table = None
+        except CommitUnknown as error:
+            self._table = None
+            raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error
+        except Unavailable:
             self._table = None  # the commit may have landed: the next one looks
             raise
 
@@ -271,7 +278,7 @@ class IcebergSink(Sink):
         try:
             expiry = self._history.expiry(table.metadata, table.io)
             prepared = commit.prepare(commit.Evolved(table.metadata), table, change, expiry, self._manifests)
-        except FilesGone as gone:
+        except (FilesGone, FileNotFoundError) as gone:  # what is remembered of the table is too old
             log.info("iceberg.conflict", table=self.target.name, reason=f"{gone} is gone")
             self._live.forget()
             self._table = None

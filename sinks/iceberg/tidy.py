@@ -200,19 +200,19 @@ def stage(
 
 
 def _live_rows(io: FileIO, schema: Schema, live: LiveFiles, candidates: Sequence[Candidate]) -> Iterator[pa.Table]:
-    """The live rows of files of one group, file by file."""
-    wanted = {c.live.path: c for c in candidates if c.indexed.rows > c.indexed.dead}
+    """The live rows of files of one group, file by file; files without any are looked at, too, but not read."""
+    group = {c.live.path: c for c in candidates}
     deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
-    gone = deleted_positions(io, deletes, wanted) if any(c.indexed.dead for c in wanted.values()) else {}
-    for path, candidate in wanted.items():
-        rows = read_rows(io, path, schema)
-        alive = np.ones(rows.num_rows, dtype=bool)
+    gone = deleted_positions(io, deletes, group) if any(c.indexed.dead for c in candidates) else {}
+    for path, candidate in group.items():
+        alive = np.ones(candidate.live.rows, dtype=bool)
         for positions in gone.get(path, ()):
             alive[positions] = False
-        counted = candidate.indexed.rows - candidate.indexed.dead
-        if int(alive.sum()) != counted:
-            raise IndexDamaged(f"{path} has {int(alive.sum())} live rows, but the key index counted {counted}")
-        yield rows.filter(pa.array(alive))
+        found, counted = int(alive.sum()), candidate.indexed.rows - candidate.indexed.dead
+        if found != counted or candidate.live.rows != candidate.indexed.rows:
+            raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {counted}")
+        if found:
+            yield read_rows(io, path, schema).filter(pa.array(alive))
 
 
 def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:

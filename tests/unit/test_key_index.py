@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +15,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.key_index import IndexState, KeyIndex, PartitionIndex, fingerprint
+from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
 
 
 def keys(*ids: int) -> pa.Table:
     return pa.table({"id": pa.array(ids, pa.int64())})
+
+
+def apply(
+    part: PartitionIndex,
+    placed: list[tuple[str, pa.Table]],
+    removed: pa.Table | None,
+    next_offset: int,
+    files: int,
+    replaced: dict[int, int] | None = None,
+    dropped: Sequence[int] = (),
+) -> None:
+    rows = [PlacedRows(path, table) for path, table in placed]
+    part.apply(rows, removed, replaced or {}, dropped, IndexState(next_offset, files))
 
 
 @contextmanager
@@ -38,7 +51,7 @@ def found(part: PartitionIndex, *ids: int) -> dict[int, tuple[str, int]]:
         positions = part.look_up(keys(one))
         if len(positions.rows):
             [file_id], [row] = positions.file_ids, positions.rows
-            answers[one] = (part.paths[int(file_id)], int(row))
+            answers[one] = (part.files[int(file_id)].path, int(row))
     return answers
 
 
@@ -46,8 +59,8 @@ def test_commit_is_found_with_file_and_position(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
         assert part.state is None
-        part.apply([("a.parquet", keys(7, 5, 9))], None, 3, 42)
-        part.apply([("b.parquet", keys(5, 1))], keys(9), 6, 43)
+        apply(part, [("a.parquet", keys(7, 5, 9))], None, 3, 42)
+        apply(part, [("b.parquet", keys(5, 1))], keys(9), 6, 43)
         assert found(part, 1, 5, 7, 9, 11) == {1: ("b.parquet", 1), 5: ("b.parquet", 0), 7: ("a.parquet", 0)}
         assert part.state == IndexState(6, 43)
 
@@ -55,17 +68,34 @@ def test_commit_is_found_with_file_and_position(tmp_path: Path) -> None:
 def test_batch_look_up_leaves_absent_keys_out(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
-        part.apply([("a.parquet", keys(*range(1000)))], None, 3, 42)
+        apply(part, [("a.parquet", keys(*range(1000)))], None, 3, 42)
         positions = part.look_up(keys(*range(999, -1000, -1)))
         assert sorted(positions.rows.tolist()) == list(range(1000))
         assert len(part.look_up(keys()).rows) == 0
+
+
+def test_dead_rows_are_counted_and_files_that_were_written_anew_are_forgotten(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        apply(part, [("a.parquet", keys(1, 2, 3)), ("b.parquet", keys(4, 5))], None, 5, 42)
+        a, b = part.files
+        apply(part, [("c.parquet", keys(1, 4))], keys(2), 8, 43, replaced={a: 2, b: 1})
+        apply(part, [("d.parquet", keys(3, 5))], None, 8, 44, dropped=[a, b])
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        assert [(file.path, file.rows, file.dead) for file in part.files.values()] == [
+            ("c.parquet", 2, 0), ("d.parquet", 2, 0)
+        ]  # fmt: skip
+        assert found(part, 1, 2, 3, 4, 5) == {
+            1: ("c.parquet", 0), 3: ("d.parquet", 0), 4: ("c.parquet", 1), 5: ("d.parquet", 1)
+        }  # fmt: skip
 
 
 def test_partitions_topics_and_tables_are_kept_apart(tmp_path: Path) -> None:
     names = [("t", "orders", 0), ("t", "orders", 1), ("t", "lines", 0), ("u", "orders", 0)]
     with opened(tmp_path / "index") as index:
         for n, name in enumerate(names):
-            index.partition(*name).apply([(f"{n}.parquet", keys(1))], None, n, n)
+            apply(index.partition(*name), [(f"{n}.parquet", keys(1))], None, n, n)
         index.partition(*names[0]).clear()
         assert [found(index.partition(*name), 1) for name in names] == [
             {},
@@ -75,11 +105,11 @@ def test_partitions_topics_and_tables_are_kept_apart(tmp_path: Path) -> None:
 
 def test_restart_finds_entries_files_and_state(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
-        index.partition("t", "orders", 0).apply([("a.parquet", keys(1, 2))], None, 2, 7)
+        apply(index.partition("t", "orders", 0), [("a.parquet", keys(1, 2))], None, 2, 7)
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
         assert part.state == IndexState(2, 7)
-        part.apply([("b.parquet", keys(3))], keys(1), 4, 8)
+        apply(part, [("b.parquet", keys(3))], keys(1), 4, 8)
         assert found(part, 1, 2, 3) == {2: ("a.parquet", 1), 3: ("b.parquet", 0)}
         other = index.partition("t", "orders", 1)
         assert found(other, 2) == {}
@@ -88,25 +118,33 @@ def test_restart_finds_entries_files_and_state(tmp_path: Path) -> None:
 def test_rebuild_takes_the_place_of_everything_before(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
-        part.apply([("a.parquet", keys(1, 2, 3))], None, 3, 7)
-        live = [("c.parquet", keys(2, 9), np.array([5, 8], "u4")), ("d.parquet", keys(4), np.array([0], "u4"))]
-        assert part.rebuild(live, 9, 11) == 3
+        apply(part, [("a.parquet", keys(1, 2, 3))], None, 3, 7)
+        live = [
+            FileKeys("c.parquet", 10, keys(2, 9), np.array([5, 8], "u4")),
+            FileKeys("d.parquet", 1, keys(4), np.array([0], "u4")),
+            FileKeys("e.parquet", 3, keys(), np.array([], "u4")),
+        ]
+        assert part.rebuild(live, IndexState(9, 11)) == 3
         assert found(part, 1, 2, 3, 4, 9) == {2: ("c.parquet", 5), 4: ("d.parquet", 0), 9: ("c.parquet", 8)}
         assert part.state == IndexState(9, 11)
     with opened(tmp_path / "index") as index:
-        assert index.partition("t", "orders", 0).state == IndexState(9, 11)
+        part = index.partition("t", "orders", 0)
+        assert part.state == IndexState(9, 11)
+        assert [(file.path, file.rows, file.dead) for file in part.files.values()] == [
+            ("c.parquet", 10, 8), ("d.parquet", 1, 0), ("e.parquet", 3, 3)
+        ]  # fmt: skip
 
 
 def test_rebuild_that_is_cut_short_is_not_believed(tmp_path: Path) -> None:
-    def cut() -> Iterator[tuple[str, pa.Table, np.ndarray]]:
-        yield "c.parquet", keys(2), np.array([0], "u4")
+    def cut() -> Iterator[FileKeys]:
+        yield FileKeys("c.parquet", 1, keys(2), np.array([0], "u4"))
         raise OSError("the store went away")
 
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
-        part.apply([("a.parquet", keys(1))], None, 3, 7)
+        apply(part, [("a.parquet", keys(1))], None, 3, 7)
         with pytest.raises(OSError, match="went away"):
-            part.rebuild(cut(), 9, 11)
+            part.rebuild(cut(), IndexState(9, 11))
         assert part.state is None
         assert index.partition("t", "orders", 0).state is None
 
@@ -117,10 +155,10 @@ def test_commit_that_could_not_be_kept_is_not_believed(tmp_path: Path, monkeypat
 
     with opened(tmp_path / "index") as index:
         part = index.partition("t", "orders", 0)
-        part.apply([("a.parquet", keys(1))], None, 3, 7)
+        apply(part, [("a.parquet", keys(1))], None, 3, 7)
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
             patch.setattr(index._database, "write", full)
-            part.apply([("b.parquet", keys(2))], None, 5, 8)
+            apply(part, [("b.parquet", keys(2))], None, 5, 8)
         assert part.state != IndexState(5, 8)
 
 
@@ -128,12 +166,12 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow as pa
-from tables.key_index import KeyIndex
+from tables.key_index import IndexState, KeyIndex, PlacedRows
 part = KeyIndex.shared(Path(sys.argv[1])).partition("t", "orders", 0)
 start = part.state.next_offset if part.state else 0
 for n in range(start, start + int(sys.argv[2])):
     ids = pa.array(range(n * 1000, n * 1000 + 1000), pa.int64())
-    part.apply([(f"{n}.parquet", pa.table({"id": ids}))], None, n + 1, n + 1)
+    part.apply([PlacedRows(f"{n}.parquet", pa.table({"id": ids}))], None, {}, (), IndexState(n + 1, n + 1))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -155,14 +193,14 @@ def test_kill_leaves_a_state_that_matches_its_entries(tmp_path: Path) -> None:
 def test_damaged_database_is_made_anew_or_says_so(name: str, tmp_path: Path) -> None:
     path = tmp_path / "index"
     with opened(path) as index:
-        index.partition("t", "orders", 0).apply([("a.parquet", keys(*range(100_000)))], None, 3, 7)
+        apply(index.partition("t", "orders", 0), [("a.parquet", keys(*range(100_000)))], None, 3, 7)
     for file in path.iterdir():
         if name in file.name:
             file.write_bytes(b"\xff" * file.stat().st_size)
     with opened(path) as index:
         part = index.partition("t", "orders", 0)
         assert part.state is None
-        part.apply([("b.parquet", keys(1))], None, 1, 1)
+        apply(part, [("b.parquet", keys(1))], None, 1, 1)
         assert found(part, 1, 2) == {1: ("b.parquet", 0)}
 
 
@@ -170,7 +208,7 @@ def test_index_is_shared_within_a_process_until_its_last_user_lets_go(tmp_path: 
     path = tmp_path / "index"
     first, second = KeyIndex.shared(path), KeyIndex.shared(path)
     assert first is second
-    first.partition("t", "orders", 0).apply([("a.parquet", keys(1))], None, 3, 7)
+    apply(first.partition("t", "orders", 0), [("a.parquet", keys(1))], None, 3, 7)
     first.close()
     assert found(second.partition("t", "orders", 0), 1) == {1: ("a.parquet", 0)}
     second.close()
@@ -182,7 +220,7 @@ def test_tables_of_one_worker_write_at_once(tmp_path: Path) -> None:
     def run(index: KeyIndex, table: str) -> None:
         part = index.partition(table, "orders", 0)
         for n in range(20):
-            part.apply([(f"{table}-{n}", keys(*range(n * 50, n * 50 + 50)))], None, n, n)
+            apply(part, [(f"{table}-{n}", keys(*range(n * 50, n * 50 + 50)))], None, n, n)
 
     with opened(tmp_path / "index") as index:
         threads = [threading.Thread(target=run, args=(index, f"t{n}")) for n in range(4)]
@@ -203,6 +241,7 @@ def test_fingerprint_forgets_order_and_notices_each_file(paths: list[str], rando
     whole = fingerprint(paths)
     assert fingerprint(shuffled) == whole
     assert fingerprint(paths[:3], fingerprint(paths[3:])) == whole
+    assert fingerprint((), whole, paths[:3]) == fingerprint(paths[3:])
     assert all(fingerprint(set(paths) - {path}) != whole for path in paths)
 
 
@@ -221,7 +260,7 @@ def test_random_commits_and_restarts_end_as_a_dictionary(
     for n, (touched, restart) in enumerate(steps):
         there = [key for key, keep in touched.items() if keep]
         gone = [key for key, keep in touched.items() if not keep]
-        part.apply([(f"{n}.parquet", keys(*there))] if there else [], keys(*gone) if gone else None, n, n)
+        apply(part, [(f"{n}.parquet", keys(*there))] if there else [], keys(*gone) if gone else None, n, n)
         model |= {key: (f"{n}.parquet", row) for row, key in enumerate(there)}
         for key in gone:
             model.pop(key, None)

@@ -1,0 +1,384 @@
+"""Tidying of upsert tables: files stay few and clean, and whatever happens meanwhile, no row is lost or doubled."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from contract_base import inserts, opened
+from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, order
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from iceberg_harness import IcebergHarness, around_next_catalog_commit
+from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation
+from test_iceberg_history import needed, on_disk
+
+from config.errors import Unavailable
+from sinks.base import Sink
+from sinks.iceberg import history, tidy
+from sinks.iceberg.sink import IcebergSink
+from sources.changes import ChangeBatch, TopicPartition
+
+TP0 = TopicPartition(TOPIC, 0)
+
+
+@contextmanager
+def small_sizes() -> Iterator[None]:
+    """Tiers and limits of a table of a few rows."""
+    sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(tidy, name, size)
+        patch.setattr(history, "KEEP", 6)
+        patch.setattr(history, "GROUP", 3)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def small() -> Iterator[None]:
+    with small_sizes():
+        yield
+
+
+def make(folder: Path, **settings: Any) -> IcebergHarness:
+    return IcebergHarness("upsert", folder, table_properties={"lakeward.reader-grace-seconds": "0"}, **settings)
+
+
+def updates(count: int, *, keys: int = 20, partition: int = 0, seed: int = 1, start: int = 0) -> list[ChangeBatch]:
+    """Batches of a few random changes of few keys; each partition has keys of its own."""
+    rng = np.random.default_rng(seed)
+    parts, offset = [], start
+    for n in range(count):
+        chosen = rng.choice(keys, size=int(rng.integers(1, 6)), replace=False).tolist()
+        rows = [order("d" if rng.random() < 0.2 else "u", 2 * k + partition, f"{n}") for k in chosen]
+        parts.append(changes(rows, offset, partition=partition))
+        offset += len(rows)
+    return parts
+
+
+def commit(sink: Sink, *parts: ChangeBatch) -> None:
+    for part in parts:
+        sink.write(batch(part))
+        sink.tidy()
+
+
+def present(harness: IcebergHarness) -> Table:
+    table = harness.table()
+    assert table is not None
+    return table
+
+
+def counts(table: Table) -> tuple[int, int]:
+    """Data files and delete files."""
+    summary = table.current_snapshot().summary  # type: ignore[union-attr]  # there is one
+    assert summary is not None
+    return int(summary["total-data-files"] or 0), int(summary["total-delete-files"] or 0)
+
+
+def test_files_stay_few_and_old_ones_go_over_many_commits(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    parts = [inserts(0, 40), *updates(150, keys=30, start=40)]
+    seen = []
+    with closing(opened(harness)) as sink:
+        for n, part in enumerate(parts):
+            commit(sink, part)
+            if n % 25 == 0:
+                assert harness.rows() == folded(*parts[: n + 1])
+            seen.append(counts(present(harness)))
+    assert max(data for data, _ in seen) < 16
+    assert max(deletes for _, deletes in seen) < 12
+    table = present(harness)
+    assert on_disk(tmp_path) == needed(table)
+    operations = {snapshot.summary.operation for snapshot in table.snapshots() if snapshot.summary}
+    assert Operation.REPLACE in operations
+    assert harness.rows() == folded(*parts)
+    records = sum(task.file.record_count for task in table.scan().plan_files())
+    assert records < 3 * len(harness.rows())
+
+
+@pytest.mark.parametrize("partition_by", [["bucket(3, id)"], ["day(at)"], ["truncate(6, name)"]])
+def test_partitioned_tables_are_tidied_within_their_partitions(partition_by: list[str], tmp_path: Path) -> None:
+    harness = make(tmp_path, partition_by=partition_by)
+    parts = updates(80)
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts)
+    assert harness.rows() == folded(*parts)
+    assert on_disk(tmp_path) == needed(present(harness))
+
+
+def test_a_column_that_came_meanwhile_and_a_new_partition_spec(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    old = updates(21)
+    start = old[-1].next
+    new = [
+        changes([order("u", n % 7, f"n{n}", note=f"note {n}")], start + n, schema=ORDERS_WITH_NOTE) for n in range(30)
+    ]
+    last = [changes([order("u", n % 9, f"m{n}", note="z")], start + 30 + n, schema=ORDERS_WITH_NOTE) for n in range(30)]
+    with closing(opened(harness)) as sink:
+        commit(sink, *old, *new)
+    assert harness.rows() == folded(*old, *new)
+    harness = make(tmp_path)
+    with closing(opened(harness)) as sink:
+        commit(sink, *last)
+    assert harness.rows() == folded(*old, *new, *last)
+
+
+def test_another_worker_commits_while_files_are_rewritten(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    ours, theirs = updates(60), updates(60, partition=1)
+    with closing(opened(harness)) as one, closing(opened(harness)) as two:
+        for a, b in zip(ours, theirs, strict=True):
+            one.write(batch(a))
+            with between_rewrite_and_commit(one, partial(two.write, batch(b))) as happened:
+                one.tidy()
+            if not happened:
+                two.write(batch(b))
+            two.tidy()
+    assert harness.rows() == folded(*ours, *theirs)
+    assert counts(present(harness))[0] < 24
+
+
+@contextmanager
+def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iterator[list[object]]:
+    """`action` happens once when the files of a tidying step are written, before it is committed."""
+    assert isinstance(sink, IcebergSink)
+    publish = sink._publish_tidied
+    happened: list[object] = []
+
+    def late(*args: Any) -> bool:
+        if not happened:
+            happened.append(action())
+        return publish(*args)
+
+    sink._publish_tidied = late  # type: ignore[method-assign]  # put back below
+    try:
+        yield happened
+    finally:
+        sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
+
+
+def test_an_answer_that_was_lost_is_looked_up(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    parts = updates(40)
+    lost = 0
+
+    def lose() -> None:
+        raise CommitStateUnknownException("the answer was lost")
+
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+            before = present(harness).metadata.current_snapshot_id
+            try:
+                with around_next_catalog_commit(after=lose):
+                    sink.tidy()
+            except Unavailable:
+                assert present(harness).metadata.current_snapshot_id != before
+                lost += 1
+            except AssertionError:  # nothing was due
+                pass
+    assert lost > 3
+    assert harness.rows() == folded(*parts)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, and nothing is tidied up behind it."""
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[list[str]]:
+    """The `step`-th change of the store or the catalog, and all after it, don't happen any more."""
+    steps: list[str] = []
+
+    def counted(kind: type, name: str) -> Callable[..., Any]:
+        original = getattr(kind, name)
+
+        def around(*args: Any, **more: Any) -> Any:
+            steps.append(name)
+            if len(steps) > step:
+                raise Killed
+            return original(*args, **more)
+
+        return around
+
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in ((PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete"), (SqlCatalog, "commit_table")):
+            patch.setattr(kind, name, counted(kind, name))
+        yield steps
+
+
+def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
+    """After each change of store or catalog that a tidying step makes; the steps are counted, not listed."""
+    parts = updates(60)
+    step = 0
+    while True:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        harness = make(folder)
+        with closing(opened(harness)) as sink:
+            commit(sink, *parts[:23])
+            sink.write(batch(parts[23]))
+            with killed_at(step) as steps:
+                try:
+                    sink.tidy()
+                    survived = True
+                except Killed:
+                    survived = False
+        assert harness.rows() == folded(*parts[:24])
+        with closing(opened(harness)) as sink:
+            commit(sink, *parts[24:])
+        assert harness.rows() == folded(*parts)
+        if survived:
+            break
+        step += 1
+    assert len(steps) > 8  # data file, delete file, manifests, list, catalog, removals
+
+
+def test_rows_that_others_deleted_by_position_do_not_come_back(tmp_path: Path) -> None:
+    """As Spark's merge-on-read does: a delete file that isn't ours takes a row away."""
+    harness = make(tmp_path)
+    parts = [inserts(0, 8), *updates(3, keys=6, start=8)]
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts)
+        gone = delete_by_position(harness, 70)
+        more = updates(30, keys=6, seed=5, start=parts[-1].next)
+        commit(sink, *more)
+    rows = [row for row in folded(*parts, *more) if row["id"] != 70]
+    assert gone == 1
+    assert harness.rows() == rows
+
+
+def delete_by_position(harness: IcebergHarness, key: int) -> int:
+    """Another engine's row delta: one position delete, in a file with a name of its own."""
+    from sinks.iceberg import commit as commits
+    from sinks.iceberg.files import Staging
+    from sinks.iceberg.history import Expiry
+
+    table = present(harness)
+    staging = Staging(table.metadata, table.io)
+    for task in table.scan().plan_files():
+        with table.io.new_input(task.file.file_path).open() as stream:
+            ids = pa.parquet.read_table(stream, columns=["id"]).column("id").to_pylist()
+        if key in ids:
+            paths, rows = pa.array([task.file.file_path]), np.array([ids.index(key)])
+            ours = staging.position_deletes(TP0, paths, rows, task.file.spec_id, task.file.partition)
+            foreign = ours.file_path.replace("lw-deletes-", "spark-")
+            content = table.io.new_input(ours.file_path).open().read()
+            with table.io.new_output(foreign).create() as stream:
+                stream.write(content)
+            table.io.delete(ours.file_path)
+            ours._data[1] = foreign
+            assert ours.file_path == foreign
+            change = commits.FileChange([ours], (), {})
+            prepared = commits.prepare(commits.Evolved(table.metadata), table, change, Expiry(), {})
+            commits.publish(table, prepared)
+            return 1
+    return 0
+
+
+def test_a_count_that_is_wrong_rewrites_nothing_and_builds_the_index_anew(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    parts = updates(40)
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts[:10])
+        assert isinstance(sink, IcebergSink)
+        assert sink._upserts is not None
+        index = sink._upserts._partitions[TP0]
+        for file_id, file in list(index.files.items()):
+            index.files[file_id] = type(file)(file.path, file.rows, 0 if file.dead else file.rows)
+        commit(sink, *parts[10:])
+    assert harness.rows() == folded(*parts)
+
+
+class Workers(RuleBasedStateMachine):
+    """Two workers that hand partitions to each other without a word, a foreign compaction, rollbacks, restarts."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.patches = small_sizes()
+        self.patches.__enter__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.harness = make(Path(self.folder.name))
+        self.sinks = [opened(self.harness), opened(self.harness)]
+        self.log: dict[int, list[Any]] = {0: [], 1: []}
+        self.table_is_there = False
+
+    def _committed(self, sink: Sink, partition: int) -> int:
+        tp = TopicPartition(TOPIC, partition)
+        return sink.committed([tp]).get(tp, 0)
+
+    @rule(
+        worker=st.integers(0, 1),
+        partition=st.integers(0, 1),
+        made=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=6),
+    )
+    def write(self, worker: int, partition: int, made: list[tuple[int, bool]]) -> None:
+        log = self.log[partition]
+        log += [
+            order("u" if keep else "d", 2 * key + partition, f"{len(log) + n}") for n, (key, keep) in enumerate(made)
+        ]
+        first = self._committed(self.sinks[worker], partition)
+        self.sinks[worker].write(batch(changes(log[first:], first, partition=partition)))
+        self.table_is_there = True
+
+    @rule(worker=st.integers(0, 1))
+    def tidy(self, worker: int) -> None:
+        self.sinks[worker].tidy()
+
+    @rule(worker=st.integers(0, 1))
+    def restart(self, worker: int) -> None:
+        self.sinks[worker].close()
+        self.sinks[worker] = opened(self.harness)
+
+    @precondition(lambda self: self.table_is_there)
+    @rule()
+    def compaction_by_another_engine(self) -> None:
+        table = present(self.harness)
+        table.overwrite(table.scan().to_arrow())
+
+    @precondition(lambda self: self.table_is_there)
+    @rule(back=st.integers(1, 3))
+    def rollback(self, back: int) -> None:
+        table = present(self.harness)
+        ancestors = list(history.lineage(table.metadata, table.metadata.current_snapshot_id))
+        if back < len(ancestors):
+            table.manage_snapshots().rollback_to_snapshot(ancestors[back].snapshot_id).commit()
+
+    @invariant()
+    def rows_are_those_of_the_log(self) -> None:
+        if not getattr(self, "table_is_there", False):
+            return
+        with closing(opened(self.harness)) as reader:
+            parts = [
+                changes(log[: self._committed(reader, p)], 0, partition=p, schema=ORDERS) for p, log in self.log.items()
+            ]
+        table = present(self.harness)
+        found = sorted(table.scan().to_arrow().select(["id", "name"]).to_pylist(), key=lambda row: row["id"])
+        want = sorted(({"id": r["id"], "name": r["name"]} for r in folded(*parts)), key=lambda row: row["id"])
+        assert found == want
+
+    def teardown(self) -> None:
+        if hasattr(self, "sinks"):
+            for sink in self.sinks:
+                sink.close()
+            self.folder.cleanup()
+            self.patches.__exit__(None, None, None)
+
+
+TestWorkers = Workers.TestCase
+TestWorkers.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
