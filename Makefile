@@ -11,7 +11,7 @@ UV := .tools/bin/uv
 unexport PIP_FIND_LINKS
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 
-.PHONY: help setup packages demo test lint bench lock stack-up stack-down clean
+.PHONY: help setup packages demo test lint bench bench-long lock stack-up stack-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ lint: .venv/.stamp ## ruff and strict mypy
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
 	.venv/bin/python -m benchmarks
+
+bench-long: setup ## An upsert table through 5,000 commits: commit and scan times, sizes, three readers (hours)
+	.venv/bin/python -m benchmarks.long
 
 lock: $(UV) ## Resolve the dependencies anew
 	$(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.lock

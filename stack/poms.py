@@ -80,3 +80,17 @@ CATALOG = (
     Artifact("org.slf4j", "slf4j-simple", versions.SLF4J_SIMPLE),
     Artifact("commons-logging", "commons-logging", versions.COMMONS_LOGGING),
 )
+
+SPARK = (
+    Artifact(
+        "org.apache.iceberg",
+        f"iceberg-spark-runtime-{versions.SPARK_LINE}_{versions.SCALA}",
+        versions.ICEBERG,
+        alone=True,
+    ),
+    Artifact("org.apache.iceberg", "iceberg-aws-bundle", versions.ICEBERG, alone=True),
+    Artifact("org.xerial", "sqlite-jdbc", versions.SQLITE_JDBC, alone=True),
+    Artifact("io.delta", f"delta-spark_{versions.SCALA}", versions.DELTA_SPARK, alone=True),
+    Artifact("io.delta", "delta-storage", versions.DELTA_SPARK, alone=True),
+    Artifact("org.antlr", "antlr4-runtime", versions.ANTLR, alone=True),
+)

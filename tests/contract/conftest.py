@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stack.readers import spark_session
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """One Spark session for all tests; each adds the catalog of its own table."""
+    session = spark_session(memory="1g")
+    yield session
+    session.stop()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

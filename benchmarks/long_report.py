@@ -1,0 +1,177 @@
+"""What the long benchmark found, as lines, JSON, `docs/benchmarks.md` and its plot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from benchmarks.long import Checkpoint, Result
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results" / "long.json"
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
+PLOT = REPOSITORY / "docs" / "long-run.svg"
+
+EARLY = slice(100, 500)
+LATE = 500
+
+
+def line(name: str, checkpoint: Checkpoint) -> str:
+    """A checkpoint in one line."""
+    scans = ", ".join(f"{reader} {scan.seconds:.2f} s" for reader, scan in checkpoint.scans.items())
+    return (
+        f"{name}: commit {checkpoint.commit:,}: p50 {checkpoint.commit_p50_s * 1e3:.0f} ms,"
+        f" p95 {checkpoint.commit_p95_s * 1e3:.0f} ms, max {checkpoint.commit_max_s * 1e3:.0f} ms,"
+        f" CPU {checkpoint.commit_cpu_s * 1e3:.0f} ms, {checkpoint.data_files} + {checkpoint.delete_files} files;"
+        f" scan {scans or 'not measured'}; rows right"
+    )
+
+
+def cpu_ratio(result: Result) -> float | None:
+    """CPU of the last 500 commits over that of commits 100 to 500; None for a run too short to tell."""
+    if len(result.cpu_s) < EARLY.stop + LATE:
+        return None
+    return float(np.mean(result.cpu_s[-LATE:]) / np.mean(result.cpu_s[EARLY]))
+
+
+def scan_ratios(result: Result) -> dict[str, float]:
+    """Each reader's CPU for the last scan over the mean of those at commits 100 to 500."""
+    early = [c for c in result.checkpoints if EARLY.start <= c.commit <= EARLY.stop]
+    last = result.checkpoints[-1]
+    if not early or last.commit <= EARLY.stop:
+        return {}
+    return {
+        reader: last.scans[reader].cpu_s / float(np.mean([c.scans[reader].cpu_s for c in early]))
+        for reader in last.scans
+    }
+
+
+def is_flat(result: Result, limit: float) -> bool:
+    """Whether neither commits nor scans came to cost more than `limit` times of what they cost early on."""
+    ratios = [cpu_ratio(result) or 0.0, *scan_ratios(result).values()]
+    return all(ratio <= limit for ratio in ratios)
+
+
+def by_size(results: Sequence[Result]) -> list[tuple[float, float, float]]:
+    """Of the short runs over tables of several sizes: million rows, CPU µs per change, and its ratio to the first."""
+    short = sorted((r for r in results if cpu_ratio(r) is None), key=lambda r: r.scenario.keys)
+    costs = [(r.scenario.keys / 1e6, float(np.mean(r.cpu_s)) / r.changes * 1e6) for r in short]
+    return [(millions, cost, cost / costs[0][1]) for millions, cost in costs]
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """The ratios."""
+    for result in results:
+        ratio = cpu_ratio(result)
+        if ratio is not None:
+            scans = ", ".join(f"{reader} {r:.2f}" for reader, r in scan_ratios(result).items())
+            console.print(f"{result.scenario.name}: commits x {ratio:.2f}, scans x {scans}")
+    for millions, cost, ratio in by_size(results):
+        console.print(f"{millions:g}M rows: {cost:.1f} µs of CPU per change, x {ratio:.2f}")
+
+
+def write(results: Sequence[Result]) -> None:
+    """The results file, the page and its plot."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    content = {"at": at, "machine": machine, "results": [asdict(result) for result in results]}
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    PAGE.write_text(page(results, at, machine))
+    plot(results)
+
+
+def page(results: Sequence[Result], at: str, machine: str) -> str:
+    """`docs/benchmarks.md`."""
+    lines = [
+        "# An upsert table through thousands of commits",
+        "",
+        f"Printed by `make bench-long` on {at[:10]}, {machine}, object store and catalog on the same machine.",
+        "",
+        "Each table gets its rows, then commits of some thousand changes (a tenth deletes) through the sink that a",
+        "worker uses, with default settings; nobody runs maintenance. At checkpoints PyIceberg, DuckDB and Spark 3.5",
+        "read all of it, each in a process of its own, and the rows are checked against what the commits should have",
+        "made.",
+        "",
+        "![commits and scans over the number of commits](long-run.svg)",
+        "",
+    ]
+    for result in results:
+        lines += _section(result)
+    sizes = by_size(results)
+    if sizes:
+        lines += ["## Cost by the table's size", "", "| rows | CPU per changed row | ratio |", "|---:|---:|---:|"]
+        lines += [f"| {millions:g}M | {cost:.1f} µs | {ratio:.2f} |" for millions, cost, ratio in sizes]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _section(result: Result) -> list[str]:
+    readers = list(result.checkpoints[-1].scans)
+    heads = ["commit", "p50", "p95", "max", "CPU", "written", "data files", "delete files", "table", "manifests",
+             "metadata", "index", *(f"{reader} (CPU, peak)" for reader in readers)]  # fmt: skip
+    lines = [f"## {result.scenario.name}", ""]
+    ratio = cpu_ratio(result)
+    if ratio is not None:
+        scans = ", ".join(f"{reader} {r:.2f}" for reader, r in scan_ratios(result).items())
+        lines += [f"Commits late / early: **{ratio:.2f}**; scans: **{scans}**.", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
+    for c in result.checkpoints:
+        cells = [
+            f"{c.commit:,}",
+            *(
+                f"{seconds * 1e3:.0f} ms"
+                for seconds in (c.commit_p50_s, c.commit_p95_s, c.commit_max_s, c.commit_cpu_s)
+            ),
+            _size(c.bytes_per_commit),
+            str(c.data_files),
+            str(c.delete_files),
+            _size(c.table_bytes),
+            str(c.manifests),
+            _size(c.metadata_bytes),
+            _size(c.index_bytes),
+            *(f"{s.seconds:.2f} s ({s.cpu_s:.2f} s, {s.peak_rss_mb:,.0f} MB)" for s in map(c.scans.get, readers) if s),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def plot(results: Sequence[Result]) -> None:
+    """CPU per commit (means of 50) and scan seconds, over the commits."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "lakeward"
+    from matplotlib import pyplot as plt
+
+    runs = [result for result in results if cpu_ratio(result) is not None] or list(results)
+    figure, (commits, scans) = plt.subplots(1, 2, figsize=(11, 4))
+    for result in runs:
+        cpu = np.array(result.cpu_s)
+        cpu = cpu[: len(cpu) // 50 * 50].reshape(-1, 50).mean(axis=1) * 1e3 if len(cpu) >= 50 else cpu * 1e3
+        commits.plot(np.linspace(0, len(result.cpu_s), len(cpu)), cpu, label=result.scenario.name, linewidth=1)
+        for reader, style in zip(result.checkpoints[-1].scans, ("-", "--", ":"), strict=False):
+            points = [(c.commit, c.scans[reader].seconds) for c in result.checkpoints]
+            scans.plot(*zip(*points, strict=True), style, marker=".", linewidth=1, label=f"{reader}")
+    commits.set(title="one commit with its tidying", xlabel="commits", ylabel="CPU, ms", ylim=(0, None))
+    commits.legend(fontsize=6)
+    scans.set(title="reading the whole table", xlabel="commits", ylabel="seconds", ylim=(0, None))
+    handles, labels = scans.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    scans.legend(unique.values(), unique.keys(), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(PLOT, metadata={"Date": None})
+    plt.close(figure)
