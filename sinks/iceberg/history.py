@@ -38,6 +38,7 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
 from sinks.base import Target
+from sinks.iceberg.state import offsets_key
 
 log = structlog.get_logger("lakeward.history")
 
@@ -77,6 +78,7 @@ class History:
 
     def __init__(self, target: Target, maintenance: IcebergMaintenanceConfig) -> None:
         self._property = f"lakeward.retired.{target.pipeline_id}.{target.sink_id}"
+        self._offsets_key = offsets_key(target)
         self._maintenance = maintenance
         self._pending: list[Retired] = []
         self._head: str | None = None
@@ -115,7 +117,7 @@ class History:
         return Expiry(updates, {self._property: path}, (path,))
 
     def _kept(self, metadata: TableMetadata, main: list[Snapshot]) -> int:
-        """How many of the newest snapshots stay."""
+        """How many of the newest snapshots stay: down to one of ours, so that each of them says our offsets."""
         properties = metadata.properties
         least = max(KEEP, int(properties.get("history.expire.min-snapshots-to-keep", 1)))
         age_ms = float(properties.get("history.expire.max-snapshot-age-ms", 0))
@@ -123,7 +125,13 @@ class History:
             age_ms = self._maintenance.expire_snapshots_older_than_seconds * 1000
         oldest = time.time() * 1000 - age_ms
         young = sum(snapshot.timestamp_ms >= oldest for snapshot in main)
-        return max(least, young)
+        count = max(least, young)
+        while count < len(main) and not self._is_ours(main[count - 1]):
+            count += 1
+        return count
+
+    def _is_ours(self, snapshot: Snapshot) -> bool:
+        return snapshot.summary is not None and self._offsets_key in snapshot.summary.additional_properties
 
     # -- after commits
 

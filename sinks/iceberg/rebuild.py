@@ -66,7 +66,7 @@ def deleted_positions(
     """Positions in these data files that the delete files (their paths) name. A delete file can only name data files
     that were there before it, so all of them apply."""
     gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-    wanted = pc.field("file_path").isin(list(paths))
+    wanted = pc.field("file_path").isin(pa.array(list(paths), pa.string()))
     for delete in deletes:
         with io.new_input(delete).open() as stream:
             table = pq.read_table(stream, columns=["file_path", "pos"], filters=wanted)

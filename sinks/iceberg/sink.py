@@ -13,35 +13,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
     NoSuchNamespaceError,
     NoSuchTableError,
-    TableAlreadyExistsError,
 )
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
-from config.errors import ConfigurationError, DestinationChanged, OffsetGap, Unavailable, UnsupportedChange
+from config.errors import ConfigurationError, DestinationChanged, OffsetGap, Unavailable
 from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
-from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, create_namespace, sorted_errors
+from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
 from sinks.iceberg.commit import FileChange
+from sinks.iceberg.creation import create_table
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.manifests import FilesGone
 from sinks.iceberg.schema import (
-    TABLE_PROPERTIES,
     check_fits,
     check_key,
-    new_schema,
-    new_spec,
     source_columns,
     stored_type,
 )
@@ -49,7 +45,7 @@ from sinks.iceberg.state import SinkState, offsets_key, tidied_key
 from sinks.iceberg.tidy import Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
-from sources.changes import TableSchema, TopicPartition
+from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import KeyIndex
 
@@ -204,7 +200,7 @@ class IcebergSink(Sink):
         after = state.after(todo, plan.schema_ids)
         self._spare = staged  # until it is sent
         expiry = self._history.expiry(table.metadata, table.io)
-        change = FileChange(staged.files, (), after.entries(self.target))
+        change = FileChange(staged.files, (), after.entries(self.target, base.metadata.next_sequence_number()))
         prepared = commit.prepare(base, table, change, expiry, self._manifests)
         self._sent, self._spare = Sent(prepared.snapshot_id, staged), None
         try:
@@ -274,7 +270,9 @@ class IcebergSink(Sink):
         for tp in sorted(tidied.partitions):
             partitions.setdefault(tp.topic, []).append(tp.partition)
         notes = {tidied_key(self.target): json.dumps(partitions)}
-        change = FileChange(tidied.files, tidied.removed, state.entries(self.target), notes)
+        change = FileChange(
+            tidied.files, tidied.removed, state.entries(self.target, table.metadata.next_sequence_number()), notes
+        )
         try:
             expiry = self._history.expiry(table.metadata, table.io)
             prepared = commit.prepare(commit.Evolved(table.metadata), table, change, expiry, self._manifests)
@@ -294,12 +292,6 @@ class IcebergSink(Sink):
         self._settle(table)
         self._table = table
         return True
-
-    def _require(self) -> Table:
-        table = self._load()
-        if table is None:
-            raise Unavailable(f"table {self.target.name} isn't there")
-        return table
 
     def _stage(self, table: Table, metadata: TableMetadata, state: SinkState, batch: Batch) -> Staged:
         """The files of `batch`: those of an attempt that came second, if they are still right, else new ones."""
@@ -362,30 +354,16 @@ class IcebergSink(Sink):
         self._table = table
         return table
 
-    def _create(self, batch: Batch) -> Table:
-        assert self._catalog is not None
-        if not self._config.auto_create_table:
-            raise ConfigurationError(f"table {self.target.name} doesn't exist and auto_create_table is false")
-        first = batch.changes[0].schema if batch.changes else TableSchema(pa.schema([]), (), None)
-        keyed = self._upserts is not None
-        if keyed and batch.changes and not first.key:
-            raise UnsupportedChange(
-                f"topic {batch.changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
-                " give it one, or use write_mode: append"
-            )
-        schema = new_schema(first.columns, first.key if keyed else ())
-        spec = new_spec(self._config, schema, self.target.name)
-        create_namespace(self._catalog, self._identifier[0])
-        try:
-            properties = {**TABLE_PROPERTIES, **self._config.table_properties}
-            self._catalog.create_table(self._identifier, schema, partition_spec=spec, properties=properties)
-            log.info("iceberg.table_created", table=self.target.name, columns=schema.column_names)
-        except TableAlreadyExistsError:
-            pass  # another worker was faster
+    def _require(self) -> Table:
         table = self._load()
         if table is None:
-            raise Unavailable(f"table {self.target.name} was created and isn't there")
+            raise Unavailable(f"table {self.target.name} isn't there")
         return table
+
+    def _create(self, batch: Batch) -> Table:
+        assert self._catalog is not None
+        create_table(self._catalog, self._config, self.target.name, batch, keyed=self._upserts is not None)
+        return self._require()
 
     def _state(self, table: Table) -> SinkState:
         state = SinkState.read(table.metadata, self.target)

@@ -1,0 +1,42 @@
+"""Making an upsert or append table: columns, key, partition spec and properties, from the first batch."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import structlog
+from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import TableAlreadyExistsError
+
+from config.errors import ConfigurationError, UnsupportedChange
+from config.pipeline import IcebergConfig
+from sinks.base import Batch
+from sinks.iceberg.catalog import create_namespace
+from sinks.iceberg.schema import TABLE_PROPERTIES, new_schema, new_spec
+from sources.changes import TableSchema
+
+log = structlog.get_logger("lakeward.iceberg")
+
+
+def create_table(catalog: Catalog, config: IcebergConfig, name: str, batch: Batch, *, keyed: bool) -> None:
+    """Create table `name` for what `batch` brings, unless another worker is faster; `keyed` tables have its key.
+
+    Raises ConfigurationError if tables aren't to be created, UnsupportedChange if there is no key where one is needed.
+    """
+    if not config.auto_create_table:
+        raise ConfigurationError(f"table {name} doesn't exist and auto_create_table is false")
+    first = batch.changes[0].schema if batch.changes else TableSchema(pa.schema([]), (), None)
+    if keyed and batch.changes and not first.key:
+        raise UnsupportedChange(
+            f"topic {batch.changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
+            " give it one, or use write_mode: append"
+        )
+    schema = new_schema(first.columns, first.key if keyed else ())
+    spec = new_spec(config, schema, name)
+    identifier = tuple(name.rsplit(".", 1))
+    create_namespace(catalog, identifier[0])
+    try:
+        properties = {**TABLE_PROPERTIES, **config.table_properties}
+        catalog.create_table(identifier, schema, partition_spec=spec, properties=properties)
+        log.info("iceberg.table_created", table=name, columns=schema.column_names)
+    except TableAlreadyExistsError:
+        pass  # another worker was faster
