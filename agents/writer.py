@@ -211,7 +211,8 @@ class TableWriter:
     async def _tidy(self) -> None:
         """The table's upkeep. What keeps it from working mustn't keep changes from being written."""
         try:
-            await self._call(self.sink.tidy)
+            hurried = self.buffered_rows >= self.policy.batch_size
+            await self._call(partial(self.sink.tidy, hurried=hurried))
         except (Unavailable, ConfigurationError) as error:
             log.warning("sink.not_tidied", writer=self.name, error=str(error))
 

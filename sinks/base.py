@@ -113,10 +113,11 @@ class Sink(Protocol):
     def write(self, batch: Batch) -> Receipt:
         """Land what the destination doesn't have of `batch`, with the offsets, in one atomic commit."""
 
-    def tidy(self) -> None:
+    def tidy(self, *, hurried: bool = False) -> None:
         """A part of the upkeep that keeps the table fast, of at most a few seconds; called after each commit.
 
-        Changes no row and no offset. What fails is left to the next call.
+        `hurried`: rows are waiting, so only what can't wait is done. Changes no row and no offset. What fails is left
+        to the next call.
         """
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ class MemorySink(Sink):
                 self._table_id = new.table_id
                 return self._receipt(batch, new, new.version, todo.num_rows)
 
-    def tidy(self) -> None:
+    def tidy(self, *, hurried: bool = False) -> None:
         """Nothing grows; see Sink.tidy."""
 
     def close(self) -> None:

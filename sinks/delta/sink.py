@@ -90,7 +90,7 @@ class DeltaSink(Sink):
             self._turns.lost(time.monotonic() - started)
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
-    def tidy(self) -> None:
+    def tidy(self, *, hurried: bool = False) -> None:
         """Nothing to do yet: `delta.maintenance` isn't built; see Sink.tidy."""
 
     def close(self) -> None:

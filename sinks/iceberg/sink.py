@@ -42,7 +42,7 @@ from sinks.iceberg.schema import (
     stored_type,
 )
 from sinks.iceberg.state import SinkState, offsets_key, tidied_key
-from sinks.iceberg.tidy import Tidied
+from sinks.iceberg.tidy import CALM, HURRIED, Patience, Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sources.changes import TopicPartition
@@ -147,13 +147,13 @@ class IcebergSink(Sink):
                 raise
         raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
 
-    def tidy(self) -> None:
+    def tidy(self, *, hurried: bool = False) -> None:
         if self._table is None:
             return
         try:
             with sorted_errors(self._config):
                 if self._upserts is not None:
-                    self._tidy_files(self._upserts)
+                    self._tidy_files(self._upserts, HURRIED if hurried else CALM)
                 self._history.clean(self._table or self._require())
         except IndexDamaged as damage:
             log.warning("iceberg.not_tidied", table=self.target.name, reason=str(damage))
@@ -236,9 +236,9 @@ class IcebergSink(Sink):
         if self._upserts is not None and change.delta is not None:
             self._upserts.landed(change.delta, change.batch)
 
-    def _tidy_files(self, upserts: Upserts) -> None:
+    def _tidy_files(self, upserts: Upserts, patience: Patience) -> None:
         """One step of tidying the files of the partitions that were written last, if one is due."""
-        if upserts.due(self._written) is None:
+        if upserts.due(self._written, patience) is None:
             return
         started = time.monotonic()
         tidied: Tidied | None = None
@@ -250,7 +250,7 @@ class IcebergSink(Sink):
             key = tuple(sorted(table.schema().identifier_field_names()))
             if upserts.catch_up(table, state, self._written, key) and tidied is not None:
                 break  # somebody else changed these files
-            step = upserts.due(self._written)
+            step = upserts.due(self._written, patience)
             if step is None:
                 break
             if tidied is None:

@@ -39,8 +39,8 @@ FAN_IN = 16
 SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 16 << 20
 """Sizes of the first tier, and from which a file isn't merged any more."""
 
-DIRTY_SHARE, DIRTY_ROWS = 0.3, 20_000
-"""Dead rows from which a file is dirty, and dead rows of dirty files of one group that are worth a rewrite."""
+DIRTY_ROWS = 20_000
+"""Dead rows of dirty files of one group that are worth a rewrite."""
 
 STEP_BYTES = 16 << 20
 """Bytes of data files that one step rewrites, which bounds its time and memory; the rest waits for the next one."""
@@ -48,6 +48,20 @@ STEP_BYTES = 16 << 20
 POSITIONS_PER_TIER = 1_000
 GARBAGE_POSITIONS = 50_000
 """Positions in delete files from which it matters that more than half of them name files that are gone."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What can wait: the share of dead rows up to which a file isn't dirty, and how many times as many files, dead rows
+    and positions as usual may gather."""
+
+    dirty_share: float
+    times: int
+
+
+CALM = Patience(0.3, 1)
+HURRIED = Patience(0.7, 4)
+"""While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,8 @@ class Candidate:
     def alive_bytes(self) -> float:
         return self.live.size * (self.indexed.rows - self.indexed.dead) / max(1, self.indexed.rows)
 
-    @property
-    def is_dirty(self) -> bool:
-        return self.indexed.dead >= max(1.0, DIRTY_SHARE * self.indexed.rows)
+    def is_dirty(self, patience: Patience) -> bool:
+        return self.indexed.dead >= max(1.0, patience.dirty_share * self.indexed.rows)
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ class Tidied:
         return set(self.dropped)
 
 
-def due(live: LiveFiles, indexes: Mapping[TopicPartition, PartitionIndex]) -> Step | None:
+def due(live: LiveFiles, patience: Patience, indexes: Mapping[TopicPartition, PartitionIndex]) -> Step | None:
     """What there is to do for these Kafka partitions, None if it can wait. Looks at nothing but memory."""
     data: list[tuple[TopicPartition, Sequence[Candidate]]] = []
     dead: dict[tuple[int, str], int] = defaultdict(int)
@@ -103,26 +116,27 @@ def due(live: LiveFiles, indexes: Mapping[TopicPartition, PartitionIndex]) -> St
                 groups[found.group].append(Candidate(file_id, file, found))
                 dead[found.group] += file.dead
         for candidates in groups.values():
-            for files in _chosen(candidates):
+            for files in _chosen(candidates, patience):
                 size = sum(candidate.live.size for candidate in files)
                 if size <= room or not data:
                     data.append((tp, files))
                     room -= size
-    deletes = list(_chosen_deletes(live, indexes, dead))
+    deletes = list(_chosen_deletes(live, indexes, dead, patience))
     return Step(data, deletes) if data or deletes else None
 
 
-def _chosen(candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Sequence[Candidate]]:
     """Files of one group that are to become one file each time."""
-    dirty = [c for c in candidates if c.is_dirty]
-    worth = len(dirty) >= FAN_IN or sum(c.indexed.dead for c in dirty) >= DIRTY_ROWS
+    dirty = [c for c in candidates if c.is_dirty(patience)]
+    fan_in = FAN_IN * patience.times
+    worth = len(dirty) >= fan_in or sum(c.indexed.dead for c in dirty) >= DIRTY_ROWS * patience.times
     chosen = {c.file_id: c for c in dirty} if worth else {}
     tiers: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         if candidate.alive_bytes < TARGET_BYTES / 2:
             tiers[_tier(candidate.alive_bytes, SMALLEST_BYTES)].append(candidate)
     for tier in tiers.values():
-        if len(tier) >= FAN_IN:
+        if len(tier) >= fan_in:
             chosen |= {c.file_id: c for c in tier}
     files: list[Candidate] = []
     size = 0.0
@@ -137,7 +151,10 @@ def _chosen(candidates: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
 
 
 def _chosen_deletes(
-    live: LiveFiles, indexes: Mapping[TopicPartition, PartitionIndex], dead: Mapping[tuple[int, str], int]
+    live: LiveFiles,
+    indexes: Mapping[TopicPartition, PartitionIndex],
+    dead: Mapping[tuple[int, str], int],
+    patience: Patience,
 ) -> Iterator[tuple[TopicPartition, Sequence[LiveFile]]]:
     """Delete files of one owner and group that are to become one."""
     owners = {(topic_hash(tp.topic), tp.partition): tp for tp in indexes}
@@ -149,13 +166,13 @@ def _chosen_deletes(
     for group, owned in groups.items():
         files = [file for _, file in owned]
         positions = sum(file.rows for file in files)
-        if positions >= GARBAGE_POSITIONS and positions > 2 * dead[group]:
+        if positions >= GARBAGE_POSITIONS * patience.times and positions > 2 * dead[group]:
             yield min(tp for tp, _ in owned), files
             continue
         tiers: dict[int, list[LiveFile]] = defaultdict(list)
         for file in files:
             tiers[_tier(file.rows, POSITIONS_PER_TIER)].append(file)
-        merged = [file for tier in tiers.values() if len(tier) >= FAN_IN for file in tier]
+        merged = [file for tier in tiers.values() if len(tier) >= FAN_IN * patience.times for file in tier]
         if merged:
             yield min(tp for tp, _ in owned), merged
 
