@@ -7,6 +7,7 @@ with what the commits should have made. Writes `benchmarks/results/long.json`, `
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pyarrow as pa
+import structlog
 from pyiceberg.table import Table
 from rich.console import Console
 
@@ -147,12 +149,14 @@ class Accounts:
         self._version += count
         gone = ops == "d"
         self.versions[ids] = np.where(gone, -1, versions)
-        balance = pa.array(versions % 1_000_000, pa.int64(), mask=gone).cast(pa.decimal128(12, 0))
+        balance = (
+            pa.array(versions % 1_000_000, pa.int64(), mask=gone).cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2))
+        )
         rows = pa.table(
             {
                 "id": ids,
                 "owner": pa.array([f"owner {n:08d}" for n in ids.tolist()], mask=gone),
-                "balance": balance.cast(pa.decimal128(12, 2)),
+                "balance": cents.cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2)).cast(COLUMNS.field(2).type),
                 "status": pa.array(STATUSES[versions % 4], mask=gone),
                 "updated": pa.array(1_780_000_000_000_000 + versions * 1_000, mask=gone).cast(COLUMNS.field(4).type),
                 "version": pa.array(versions, mask=gone),
@@ -283,6 +287,7 @@ def bench_long(
     sizes: bool, reader: Sequence[str],
 ) -> None:  # fmt: skip
     """Run the scenarios one after the other, and write the report."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     buckets = {"plain": (), "bucketed": ("bucket(8, id)",)}
     scenarios = [Scenario(d, buckets[p], s, keys) for s in store for p in layout for d in draw]
     plan = [(scenario, commits) for scenario in scenarios]

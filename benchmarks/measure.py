@@ -36,7 +36,8 @@ class Watch:
 
     def _processes(self) -> list[psutil.Process]:
         process = psutil.Process(self.pid)
-        return [process, *(process.children(recursive=True) if self.family else ())]
+        children = process.children(recursive=True) if self.family else []
+        return [process, *(child for child in children if child.status() != psutil.STATUS_ZOMBIE)]
 
 
 def _peak_rss_mb(process: psutil.Process) -> float:
