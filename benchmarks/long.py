@@ -149,9 +149,7 @@ class Accounts:
         self._version += count
         gone = ops == "d"
         self.versions[ids] = np.where(gone, -1, versions)
-        balance = (
-            pa.array(versions % 1_000_000, pa.int64(), mask=gone).cast(pa.decimal128(19, 0)).cast(pa.decimal128(21, 2))
-        )
+        cents = pa.array(versions % 1_000_000, pa.int64(), mask=gone)
         rows = pa.table(
             {
                 "id": ids,
