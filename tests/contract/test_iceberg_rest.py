@@ -10,11 +10,14 @@ from typing import Any, Literal
 import pytest
 from contract_base import committed, expected, inserts, opened
 from contract_checks import CHECKS, checks_for
-from contract_events import batch, canonical, changes, order
+from contract_events import batch, canonical, changes, folded, order
 from contract_harness import target
 from iceberg_harness import NAME, IcebergHarness, connect_duckdb
+from pyarrow.fs import FileSelector, FileType, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table
+from test_iceberg_history import needed
+from test_iceberg_tidy import Killed, commit, counts, killed_at, present, small_sizes, updates
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
@@ -95,6 +98,63 @@ def test_partitioned_table_in_the_object_store(mode: Any, tmp_path: Path, rest_c
             sink.write(batch(part))
     assert harness.rows() == expected(harness, *parts)
     assert set(committed(harness).values()) == {6, 2}
+
+
+@pytest.mark.parametrize("partition_by", [(), ("bucket(3, id)",)], ids=["plain", "bucketed"])
+def test_upsert_tables_are_tidied_in_the_object_store(
+    partition_by: tuple[str, ...], tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint
+) -> None:
+    """Files stay few, and those that nothing needs any more go from the store, too."""
+    grace = {"lakeward.reader-grace-seconds": "0"}
+    harness = RestHarness("upsert", tmp_path, rest_catalog, s3, partition_by=partition_by, table_properties=grace)
+    parts = [inserts(0, 40), *updates(60, keys=30, start=40)]
+    most = 0
+    with small_sizes():
+        with closing(opened(harness)) as sink:
+            for part in parts:
+                commit(sink, part)
+                most = max(most, sum(counts(present(harness))))
+        assert harness.rows() == folded(*parts)
+        assert most < (20 if not partition_by else 60)
+        assert _in_store(harness, s3) == {path.removeprefix("s3://") for path in needed(present(harness))}
+
+
+def test_killed_while_tidying_in_the_object_store(tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
+    """At each change of the store or of the catalog that one tidying step makes, counted as they come."""
+    step, survived = 0, False
+    parts = updates(24)
+    while not survived:
+        harness = RestHarness("upsert", tmp_path / str(step), rest_catalog, s3)
+        with small_sizes():
+            with closing(opened(harness)) as sink:
+                commit(sink, *parts[:15])
+                sink.write(batch(parts[15]))
+                with killed_at(step) as steps:
+                    try:
+                        sink.tidy()
+                        survived = True
+                    except Killed:
+                        pass
+            assert harness.rows() == folded(*parts[:16])
+            with closing(opened(harness)) as sink:
+                commit(sink, *parts[16:])
+        assert harness.rows() == folded(*parts)
+        step += 1
+    assert len(steps) > 4
+
+
+def _in_store(harness: RestHarness, s3: Endpoint) -> set[str]:
+    """The paths (bucket/key) of all files under the table's location."""
+    store = S3FileSystem(
+        access_key=s3.user,
+        secret_key=s3.password,
+        endpoint_override=s3.address,
+        scheme="http",
+        region=s3.more["region"],
+    )
+    location = present(harness).metadata.location.removeprefix("s3://")
+    found = store.get_file_info(FileSelector(location, recursive=True))
+    return {info.path for info in found if info.type == FileType.File}
 
 
 def test_wrong_keys_of_the_store_are_a_configuration_error(

@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
@@ -214,10 +216,9 @@ def killed_at(step: int) -> Iterator[list[str]]:
 
         return around
 
-    from pyiceberg.catalog.sql import SqlCatalog
-
+    changes = [(PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete")]
     with pytest.MonkeyPatch.context() as patch:
-        for kind, name in ((PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete"), (SqlCatalog, "commit_table")):
+        for kind, name in [*changes, (SqlCatalog, "commit_table"), (RestCatalog, "commit_table")]:
             patch.setattr(kind, name, counted(kind, name))
         yield steps
 
