@@ -30,6 +30,9 @@ from rocksdict import WriteBatch
 from tables.index_database import IndexDatabase
 from tables.key_encoding import encode_keys
 
+ENCODED_AT_ONCE = 1 << 16
+"""Keys of a file that are Python objects at one time."""
+
 
 @dataclass(frozen=True)
 class IndexState:
@@ -181,7 +184,7 @@ class PartitionIndex:
             del self.files[file_id]
         for rows in placed:
             n = rows.keys.num_rows
-            self._place(batch, rows.path, n, self._encode(rows.keys, ordered=False), np.arange(n, dtype="<u4"))
+            self._place(batch, rows.path, n, rows.keys, np.arange(n, dtype="<u4"))
         self._record(batch, state)
 
     def rebuild(self, files: Iterable[FileKeys], state: IndexState) -> int:
@@ -190,8 +193,7 @@ class PartitionIndex:
         rows = 0
         for file in files:
             batch = WriteBatch(raw_mode=True)
-            keys = self._encode(file.keys, ordered=False)
-            self._place(batch, file.path, file.rows, keys, file.positions.astype("<u4"))
+            self._place(batch, file.path, file.rows, file.keys, file.positions.astype("<u4"))
             self._database.write(batch, self._generation)
             rows += len(file.positions)
         batch = WriteBatch(raw_mode=True)
@@ -209,17 +211,20 @@ class PartitionIndex:
         self.files.clear()
 
     def _place(
-        self, batch: WriteBatch, path: str, rows: int, keys: list[bytes], positions: npt.NDArray[np.uint32]
+        self, batch: WriteBatch, path: str, rows: int, keys: pa.Table, positions: npt.NDArray[np.uint32]
     ) -> None:
         file_id = self._next_file_id
         self._next_file_id += 1
-        self._know(batch, file_id, IndexedFile(path, rows, rows - len(keys)))
-        values = np.empty((len(keys), 2), dtype="<u4")
+        self._know(batch, file_id, IndexedFile(path, rows, rows - len(positions)))
+        values = np.empty((len(positions), 2), dtype="<u4")
         values[:, 0], values[:, 1] = file_id, positions
         raw = values.tobytes()
         put = batch.put
-        for key, start in zip(keys, range(0, len(raw), 8), strict=True):
-            put(key, raw[start : start + 8])
+        start = 0
+        for first in range(0, len(positions), ENCODED_AT_ONCE):
+            for key in self._encode(keys.slice(first, ENCODED_AT_ONCE), ordered=False):
+                put(key, raw[start : start + 8])
+                start += 8
 
     def _know(self, batch: WriteBatch, file_id: int, file: IndexedFile) -> None:
         self.files[file_id] = file

@@ -10,14 +10,12 @@ it names: one with another partition would be ignored by readers that prune.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.conversions import to_bytes
@@ -38,6 +36,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 from pyiceberg.types import LongType, StringType
 
+from sinks.iceberg.deletes import DeletedRows
 from sources.changes import TopicPartition
 
 ROWS_PER_ROW_GROUP = 256 * 1024
@@ -102,7 +101,7 @@ class Staging:
             if part.num_rows:
                 name = f"lw-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
                 path = self._locations.new_data_location(name, key)
-                size, parquet = self._write(path, part, ROWS_PER_ROW_GROUP)
+                size, parquet = self._write(path, part.schema, [part], ROWS_PER_ROW_GROUP)
                 statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
                 partition = key.partition if key else Record()
                 described = self._describe(
@@ -111,24 +110,21 @@ class Staging:
                 )  # fmt: skip
                 yield StagedRows(described, part)
 
-    def position_deletes(
-        self, tp: TopicPartition, paths: pa.Array, rows: npt.NDArray[Any], spec_id: int, partition: Record
-    ) -> DataFile:
-        """Write one delete file, owned by `tp`, over (path, row) pairs whose data files all have this spec and
-        partition."""
-        table = pa.table([paths.cast(pa.string()), pa.array(rows.astype(np.int64))], schema=_DELETES)
-        table = table.sort_by([("file_path", "ascending"), ("pos", "ascending")])
+    def position_deletes(self, tp: TopicPartition, deleted: DeletedRows, spec_id: int, partition: Record) -> DataFile:
+        """Write one delete file, owned by `tp`; the data files that it names all have this spec and partition."""
+        deleted = deleted.sorted()
         name = f"lw-deletes-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
         path = self._locations.new_data_location(name)
-        size, _ = self._write(path, table, DELETES_PER_ROW_GROUP)
-        first, last = table.column("file_path")[0].as_py(), table.column("file_path")[-1].as_py()
+        size, _ = self._write(path, _DELETES, deleted.batches(_DELETES, DELETES_PER_ROW_GROUP), DELETES_PER_ROW_GROUP)
+        first, last = deleted.paths[deleted.codes[0]], deleted.paths[deleted.codes[-1]]
+        lowest, highest = int(deleted.rows.min()), int(deleted.rows.max())
         return self._describe(
             DataFileContent.POSITION_DELETES, path, size, spec_id, partition,
-            record_count=len(table),
+            record_count=len(deleted),
             # with equal bounds readers know that the file concerns one data file only
-            lower_bounds={PATH_ID: to_bytes(StringType(), first), POS_ID: to_bytes(LongType(), int(rows.min()))},
-            upper_bounds={PATH_ID: to_bytes(StringType(), last), POS_ID: to_bytes(LongType(), int(rows.max()))},
-            value_counts={PATH_ID: len(table), POS_ID: len(table)},
+            lower_bounds={PATH_ID: to_bytes(StringType(), first), POS_ID: to_bytes(LongType(), lowest)},
+            upper_bounds={PATH_ID: to_bytes(StringType(), last), POS_ID: to_bytes(LongType(), highest)},
+            value_counts={PATH_ID: len(deleted), POS_ID: len(deleted)},
             null_value_counts={PATH_ID: 0, POS_ID: 0},
         )  # fmt: skip
 
@@ -149,18 +145,21 @@ class Staging:
             columns.append(column if column.type == field.type else column.cast(field.type))
         return pa.table(columns, schema=self._arrow)
 
-    def _write(self, path: str, table: pa.Table, rows_per_group: int) -> tuple[int, pq.FileMetaData]:
+    def _write(
+        self, path: str, schema: pa.Schema, tables: Iterable[pa.Table], rows_per_group: int
+    ) -> tuple[int, pq.FileMetaData]:
         with (
             self._io.new_output(path).create(overwrite=True) as stream,
             pq.ParquetWriter(
                 stream,
-                table.schema,
+                schema,
                 compression=COMPRESSION,
                 compression_level=LEVEL,
                 store_decimal_as_integer=True,  # Iceberg spec, Appendix A: decimals up to 18 digits are int32, int64
             ) as writer,
         ):
-            writer.write_table(table, row_group_size=rows_per_group)
+            for table in tables:
+                writer.write_table(table, row_group_size=rows_per_group)
             writer.close()
             size = int(stream.tell())
             return size, writer.writer.metadata

@@ -16,6 +16,7 @@ from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
+from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import owner_of
 from sinks.iceberg.live_files import live_entries
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
@@ -66,17 +67,9 @@ def deleted_positions(
     """Positions in these data files that the delete files (their paths) name. A delete file can only name data files
     that were there before it, so all of them apply."""
     gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-    wanted = pc.field("file_path").isin(pa.array(list(paths), pa.string()))
     for delete in deletes:
-        with io.new_input(delete).open() as stream:
-            table = pq.read_table(stream, columns=["file_path", "pos"], filters=wanted)
-        table = table.sort_by("file_path")
-        encoded = table.column("file_path").combine_chunks().dictionary_encode()
-        positions = table.column("pos").to_numpy()
-        codes = encoded.indices.to_numpy()
-        bounds = np.searchsorted(codes, np.arange(len(encoded.dictionary) + 1))
-        for number, path in enumerate(encoded.dictionary.to_pylist()):
-            gone[path].append(positions[bounds[number] : bounds[number + 1]])
+        for path, rows in DeletedRows.read(io, delete, paths).by_file():
+            gone[path].append(rows)
     return gone
 
 

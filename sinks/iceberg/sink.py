@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import (
@@ -256,6 +257,7 @@ class IcebergSink(Sink):
             if tidied is None:
                 staging = Staging(table.metadata, table.io)
                 tidied = upserts.rewrite(step, staging, table, self._written, key)
+                pa.default_memory_pool().release_unused()  # a step reads far more than a batch
             if self._publish_tidied(table, state, tidied):
                 rows = {f"{tp.topic}/{tp.partition}": len(files) for tp, files in tidied.dropped.items()}
                 log.info("iceberg.tidied", table=self.target.name, files=rows, removed=len(tidied.removed),

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 
+from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import Staging, owner_of, topic_hash
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import deleted_positions
@@ -36,13 +36,13 @@ from tables.key_index import IndexedFile, PartitionIndex, PlacedRows
 FAN_IN = 16
 """Files of one size that are merged into one of the next."""
 
-SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 16 << 20
+SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 8 << 20
 """Sizes of the first tier, and from which a file isn't merged any more."""
 
 DIRTY_ROWS = 20_000
 """Dead rows of dirty files of one group that are worth a rewrite."""
 
-STEP_BYTES = 16 << 20
+STEP_BYTES = 8 << 20
 """Bytes of data files that one step rewrites, which bounds its time and memory; the rest waits for the next one."""
 
 POSITIONS_PER_TIER = 1_000
@@ -196,24 +196,30 @@ def stage(
     """
     tidied = Tidied()
     for tp, candidates in step.data:
-        rows = list(_live_rows(io, schema, live, candidates))
-        if rows:
-            merged = pa.concat_tables(rows, promote_options="permissive")
-            merged = merged.sort_by([(name, "ascending") for name in key])
-            for staged in staging.data_files(tp, merged):
-                tidied.files.append(staged.file)
-                tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(key))))
+        rows = _merged(list(_live_rows(io, schema, live, candidates)), key)
+        for staged in staging.data_files(tp, rows) if rows else ():
+            tidied.files.append(staged.file)
+            tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(key))))
+        del rows  # before the next group is read
         tidied.dropped[tp] += [candidate.file_id for candidate in candidates]
         tidied.removed.update(candidate.live.path for candidate in candidates)
     for tp, deletes in step.deletes:
-        positions = pa.concat_tables([_read_deletes(io, file.path) for file in deletes])
-        left = positions.filter(_still_there(positions.column("file_path"), live, tidied.removed, partitions))
-        if left.num_rows:
-            paths, place = left.column("file_path"), deletes[0]
-            rows = left.column("pos").to_numpy()
-            tidied.files.append(staging.position_deletes(tp, paths, rows, place.spec_id, place.partition))
+        deleted = DeletedRows.union(DeletedRows.read(io, file.path) for file in deletes)
+        deleted = deleted.keep(_still_there(deleted.paths, live, tidied.removed, partitions))
+        if len(deleted):
+            place = deletes[0]
+            tidied.files.append(staging.position_deletes(tp, deleted, place.spec_id, place.partition))
         tidied.removed.update(file.path for file in deletes)
     return tidied
+
+
+def _merged(tables: list[pa.Table], key: tuple[str, ...]) -> pa.Table | None:
+    """The rows of all of them in the order of the key. Empties the list: the sorted copy takes its memory."""
+    if not tables:
+        return None
+    rows = pa.concat_tables(tables, promote_options="permissive")
+    tables.clear()
+    return rows.sort_by([(name, "ascending") for name in key])
 
 
 def _live_rows(io: FileIO, schema: Schema, live: LiveFiles, candidates: Sequence[Candidate]) -> Iterator[pa.Table]:
@@ -245,16 +251,9 @@ def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_deletes(io: FileIO, path: str) -> pa.Table:
-    with io.new_input(path).open() as stream:
-        return pq.read_table(stream, columns=["file_path", "pos"])
-
-
 def _still_there(
-    paths: pa.ChunkedArray, live: LiveFiles, removed: Collection[str], partitions: Iterable[TopicPartition]
-) -> pa.Array:
-    """Which positions to keep: all but those of files that are certainly gone."""
+    paths: Iterable[str], live: LiveFiles, removed: Collection[str], partitions: Iterable[TopicPartition]
+) -> set[str]:
+    """Which data files' positions to keep: all but those of files that are certainly gone."""
     owners = {(topic_hash(tp.topic), tp.partition) for tp in partitions}
-    unique = paths.unique()
-    gone = [path in removed or (path not in live.data and owner_of(path) in owners) for path in unique.to_pylist()]
-    return pc.invert(pc.is_in(paths, value_set=unique.filter(pa.array(gone, pa.bool_()))))
+    return {path for path in paths if path not in removed and (path in live.data or owner_of(path) not in owners)}

@@ -18,6 +18,7 @@ from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.base import Batch
+from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.history import lineage
 from sinks.iceberg.live_files import LiveFile, LiveFiles
@@ -121,10 +122,9 @@ class Upserts:
             parts.append(PartitionDelta(tp, staged, removed, replaced))
         delete_files = []
         for group in stale.values():
-            paths = pa.array(np.concatenate([np.full(len(rows), file.path, dtype=object) for _, file, rows in group]))
-            positions = np.concatenate([rows for _, _, rows in group])
             owner, place = min(tp for tp, _, _ in group), group[0][1]
-            delete_files.append(staging.position_deletes(owner, paths, positions, place.spec_id, place.partition))
+            deleted = DeletedRows.of((file.path, rows) for _, file, rows in group)
+            delete_files.append(staging.position_deletes(owner, deleted, place.spec_id, place.partition))
         return RowDelta(parts, delete_files, key)
 
     def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:

@@ -9,10 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
-import duckdb_extension_avro
-import duckdb_extension_httpfs
-import duckdb_extension_iceberg
 import pyarrow as pa
 from contract_events import TOPIC, canonical
 from contract_harness import Factory, target
@@ -25,20 +21,11 @@ from pyiceberg.table import Table
 from config.pipeline import IcebergConfig
 from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
+from stack.readers import connect_duckdb
 from tables.key_index import KeyIndex
 
 Hook = Callable[[], None] | None
 NAMESPACE, NAME = "lake", "orders"
-
-
-def connect_duckdb() -> duckdb.DuckDBPyConnection:
-    """A DuckDB with its Iceberg reader, from the packages beside it (no download)."""
-    connection = duckdb.connect()
-    for package in (duckdb_extension_avro, duckdb_extension_httpfs, duckdb_extension_iceberg):
-        extension = next(Path(package.__file__).parent.rglob("*.duckdb_extension"))
-        connection.execute(f"INSTALL '{extension}'; LOAD {extension.name.split('.')[0]}")
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
 
 
 def read_by_duckdb(table: Table) -> list[dict[str, Any]]:

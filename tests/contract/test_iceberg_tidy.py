@@ -30,6 +30,7 @@ from test_iceberg_history import needed, on_disk
 from config.errors import DestinationChanged, Unavailable
 from sinks.base import Sink
 from sinks.iceberg import history, tidy
+from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.sink import IcebergSink
 from sinks.iceberg.state import SinkState
 from sources.changes import ChangeBatch, TopicPartition
@@ -276,8 +277,8 @@ def delete_by_position(harness: IcebergHarness, key: int) -> int:
         with table.io.new_input(task.file.file_path).open() as stream:
             ids = pa.parquet.read_table(stream, columns=["id"]).column("id").to_pylist()
         if key in ids:
-            paths, rows = pa.array([task.file.file_path]), np.array([ids.index(key)])
-            ours = staging.position_deletes(TP0, paths, rows, task.file.spec_id, task.file.partition)
+            deleted = DeletedRows.of([(task.file.file_path, np.array([ids.index(key)]))])
+            ours = staging.position_deletes(TP0, deleted, task.file.spec_id, task.file.partition)
             foreign = ours.file_path.replace("lw-deletes-", "spark-")
             content = table.io.new_input(ours.file_path).open().read()
             with table.io.new_output(foreign).create() as stream:
