@@ -60,16 +60,16 @@ class IcebergMaintenanceConfig(Model):
 
 
 class DeltaMaintenanceConfig(Model):
-    """`delta.maintenance`: compaction, and removal of files that no version needs."""
+    """`delta.maintenance`: more than the compaction of small files that is a part of writing."""
 
     enabled: bool = False
     """Run maintenance in the worker."""
     optimize_interval_seconds: float = Field(default=7200, gt=0)
-    """How often small files are compacted."""
+    """How often the small files are compacted that are too few to be compacted as part of writing."""
     vacuum_interval_seconds: float = Field(default=86400, gt=0)
     """How often unneeded files are removed."""
-    vacuum_older_than_seconds: float = Field(default=604800, ge=0)
-    """Age from which an unneeded file is removed; until then time travel reaches it."""
+    vacuum_older_than_seconds: float = Field(default=604800, ge=3600)
+    """Age from which an unneeded file is removed, in whole hours (rounded up); until then time travel reaches it."""
 
 
 class IcebergConfig(Model):
@@ -170,6 +170,8 @@ class DeltaConfig(Model):
     """Record row-level changes, for readers of the change data feed."""
     partition_by: tuple[PartitionColumn, ...] = ()
     """Columns (Delta has no transforms)."""
+    table_properties: StringMap = Field(default={})
+    """Properties of tables that are created, such as `delta.logRetentionDuration` (Lakeward's default: a day)."""
     storage_options: StringMap = Field(default={}, repr=False)
     """Access to the store, as delta-rs names it (`AWS_ENDPOINT_URL`, `aws_conditional_put: etag`, …)."""
     maintenance: DeltaMaintenanceConfig = DeltaMaintenanceConfig()

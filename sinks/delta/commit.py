@@ -11,6 +11,8 @@ A commit that meets a concurrent one raises CommitFailedError; the caller loads 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
@@ -22,8 +24,15 @@ from sinks.reduce import Reduced
 from sources.changes import CDC_OP
 
 _ZSTD = WriterProperties(compression="ZSTD", compression_level=1)
-_CHECKPOINT_INTERVAL = "20"
-"""Commits between two checkpoints: each commit loads the table anew, which costs 0.4 ms per commit since then."""
+DEFAULTS = {
+    # each commit loads the table anew, which costs 0.4 ms per commit since the last checkpoint
+    "delta.checkpointInterval": "20",
+    # a commit every few seconds: 30 days of log files, and a week of removed files in every checkpoint, make each
+    # commit dearer than the last
+    "delta.logRetentionDuration": "interval 1 day",
+    "delta.deletedFileRetentionDuration": "interval 1 day",
+}
+"""Properties of tables that are created; the user's own come before them."""
 
 
 def create(
@@ -36,14 +45,16 @@ def create(
     write_mode: str,
     partition_by: tuple[str, ...],
     change_data_feed: bool,
+    more: Mapping[str, str],
 ) -> None:
     """Make the table, without rows; `transactions` tell what its columns were made of.
 
     Raises DeltaError if it is there already: somebody else was quicker.
     """
     properties = {
+        **DEFAULTS,
+        **more,
         "delta.enableChangeDataFeed": str(change_data_feed).lower(),
-        "delta.checkpointInterval": _CHECKPOINT_INTERVAL,
         MODE_PROPERTY: write_mode,
     }
     if key is not None:
@@ -111,6 +122,14 @@ def move_offsets(table: DeltaTable, transactions: list[Transaction]) -> None:
         table.schema(),
         commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
     )
+
+
+def compact(table: DeltaTable, filters: list[tuple[str, str, str]] | None, target_bytes: int) -> dict[str, Any]:
+    """Bring small files of a partition together; returns what delta-rs counted. Other writers' appends don't matter."""
+    metrics: dict[str, Any] = table.optimize.compact(
+        partition_filters=filters, target_size=target_bytes, writer_properties=_ZSTD
+    )
+    return metrics
 
 
 def _quoted(name: str) -> str:

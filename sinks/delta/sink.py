@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pyarrow as pa
+import structlog
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from config.errors import ConfigurationError, DestinationChanged, Unavailable, UnsupportedChange
@@ -23,9 +24,12 @@ from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, TableState, schema_transactions
 from sinks.delta.storage import load, storage_options, store_errors
 from sinks.delta.turns import Turns
+from sinks.delta.upkeep import Upkeep
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, reduce, union_changelog
 from sources.changes import TopicPartition
+
+log = structlog.get_logger("lakeward.delta")
 
 _ATTEMPTS = 12
 """Races that one write may lose before it reports Unavailable: with each, another writer got on."""
@@ -44,6 +48,7 @@ class DeltaSink(Sink):
         self._table_id: str | None = None
         self._seen: dict[TopicPartition, int] = {}
         self._turns = Turns(target)
+        self._upkeep = Upkeep(config, self._options, target)
 
     def open(self) -> None:
         if self._load() is None and not self._config.auto_create_table:
@@ -91,7 +96,21 @@ class DeltaSink(Sink):
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
     def tidy(self, *, hurried: bool = False) -> None:
-        """Nothing to do yet: `delta.maintenance` isn't built; see Sink.tidy."""
+        """See Sink.tidy. While another writer has its turn at an upsert table, nothing is done."""
+        if not self._upkeep.is_time_to_look(hurried=hurried):
+            return
+        state = self._load()
+        if state is None or self._turns.taken(state):
+            return
+        jobs = self._upkeep.jobs(state)
+        if jobs:
+            if self._commit(partial(commit.move_offsets, state.table, [job.claim for job in jobs])):
+                for job in jobs:
+                    job.begin()
+            return
+        compaction = self._upkeep.due(state, hurried=hurried)
+        if compaction is not None and not self._commit(partial(self._upkeep.compact, state, compaction)):
+            log.info("delta.not_compacted", table=self._uri, reason="another writer took one of the files away")
 
     def close(self) -> None:
         """Nothing is held between calls; see Sink.close."""
@@ -142,6 +161,7 @@ class DeltaSink(Sink):
                 write_mode=self._config.write_mode,
                 partition_by=self._partition_by,
                 change_data_feed=self._config.change_data_feed,
+                more=self._config.table_properties,
             )
         except DeltaError:
             # another writer of the same first moment made it; anything else is raised as it is

@@ -65,6 +65,11 @@ class Turns:
         """Others had written the whole batch; a turn that is held serves the next one, or expires."""
         self._lost_after = 0.0
 
+    def taken(self, state: TableState) -> bool:
+        """Whether another writer has a turn now."""
+        until = state.table.transaction_version(self._app_id) or 0
+        return until != self._mine and until / 1e6 >= time.time()
+
     def wait(self, load: Callable[[], TableState | None]) -> TableState | None:
         """The table, once no other writer has a turn at it. Raises Unavailable after two minutes of others' turns."""
         deadline = time.monotonic() + _LONGEST_SECONDS

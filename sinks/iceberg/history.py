@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -38,6 +37,7 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
 from sinks.base import Target
+from sinks.iceberg.files import at_once
 from sinks.iceberg.state import offsets_key
 
 log = structlog.get_logger("lakeward.history")
@@ -48,8 +48,6 @@ KEEP, GROUP = 50, 25
 GRACE_SECONDS = 3600.0
 """How long files stay after the commit that dropped their snapshots; the table property GRACE_PROPERTY overrides it."""
 GRACE_PROPERTY = "lakeward.reader-grace-seconds"
-
-DELETIONS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -234,5 +232,4 @@ def _remove(io: FileIO, paths: tuple[str, ...] | list[str]) -> None:
         with suppress(FileNotFoundError):
             io.delete(path)
 
-    with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
-        list(pool.map(remove, paths))  # raises what one of them raised
+    at_once(remove, paths)

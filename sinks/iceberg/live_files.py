@@ -1,4 +1,4 @@
-"""The data files of the current snapshot, by owner, kept up to date as cheaply as the history allows.
+"""The files of the current snapshot, by owner, kept up to date as cheaply as the history allows.
 
 After a commit of ours the change is known. A commit of another worker of the same sink touches its own Kafka
 partitions only, and moves their offsets (or says that it tidied their files): what is known of the others stays true.
@@ -8,16 +8,22 @@ another worker), or after anything else (another writer's compaction, a rollback
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestEntry
+from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.typedef import Record
 
 from config.errors import PipelineStopped
+from sinks.base import Target
 from sinks.iceberg.files import owner_of, topic_hash
+from sinks.iceberg.history import lineage
+from sinks.iceberg.state import offsets_key, tidied_key
 from sources.changes import TopicPartition
 from tables.key_index import fingerprint
 
@@ -44,46 +50,80 @@ class LiveFiles:
     """Data files by path, and by owner (topic hash, Kafka partition; None for foreign ones); delete files by path.
 
     Those of a Kafka partition are true at the table's next offset of it in `offsets`, the foreign ones as of
-    `snapshot_id`. Foreign delete files count as foreign files: they may have taken rows away.
+    `snapshot_id`. Foreign delete files count as foreign files: they may have taken rows away. With `largest`, data
+    files of more bytes aren't kept.
     """
 
+    target: Target
+    largest: int | None = None
+    known: bool = False
     snapshot_id: int | None = None
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     data: dict[str, LiveFile] = field(default_factory=dict)
     deletes: dict[str, LiveFile] = field(default_factory=dict)
     owned: dict[tuple[str, int] | None, set[str]] = field(default_factory=dict)
 
-    def knows(self, partitions: Iterable[TopicPartition], offsets: Mapping[TopicPartition, int]) -> bool:
-        """Whether nobody else has written these partitions since their files were looked at."""
-        return all(self.offsets.get(tp) == offsets.get(tp) for tp in partitions)
+    def catch_up(
+        self, table: Table, offsets: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]
+    ) -> None:
+        """Bring it to the table's current snapshot: at no cost if only we, or other workers for partitions of theirs,
+        have committed since. `offsets` are the table's, `partitions` those that must be known."""
+        wanted = list(partitions)
+        ours = self.known and all(self.offsets.get(tp) == offsets.get(tp) for tp in wanted)
+        if ours and self._untouched(table, wanted):
+            self.snapshot_id = table.metadata.current_snapshot_id
+        else:
+            self._read(table.metadata, table.io, offsets)
 
-    def read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
+    def _untouched(self, table: Table, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether all snapshots since the one we know are this sink's, and none tidied these partitions' files."""
+        for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id):
+            if snapshot.snapshot_id == self.snapshot_id:
+                return True
+            summary = snapshot.summary.additional_properties if snapshot.summary else {}
+            if offsets_key(self.target) not in summary:
+                return False
+            tidied = json.loads(summary.get(tidied_key(self.target), "{}"))
+            if any(tp.partition in tidied.get(tp.topic, ()) for tp in partitions):
+                return False
+        return self.snapshot_id == table.metadata.current_snapshot_id
+
+    def _read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
         """All of the current snapshot, from its manifests; `offsets` are the table's."""
+        self.begin_at(metadata, offsets)
+        self.known = False
+        for entry in live_entries(metadata, io):
+            self._add(entry.data_file)
+        self.known = True
+
+    def begin_at(self, metadata: TableMetadata, offsets: Mapping[TopicPartition, int]) -> None:
+        """Nothing of the current snapshot, only what comes after it."""
         self.data.clear()
         self.deletes.clear()
         self.owned.clear()
-        for entry in live_entries(metadata, io):
-            self._add(entry.data_file)
+        self.known = True
         self.snapshot_id = metadata.current_snapshot_id
         self.offsets = dict(offsets)
 
     def committed(
-        self, snapshot_id: int, added: Iterable[DataFile], removed: Iterable[str], moved: Mapping[TopicPartition, int]
+        self, snapshot: Snapshot, added: Iterable[DataFile], removed: Iterable[str], moved: Mapping[TopicPartition, int]
     ) -> None:
         """A snapshot of ours added and removed these files, and moved these offsets."""
+        if not self.known:
+            return
+        if snapshot.parent_snapshot_id == self.snapshot_id:  # else there is one between that nobody has looked at
+            self.snapshot_id = snapshot.snapshot_id
         for path in removed:
             self.deletes.pop(path, None)
             if self.data.pop(path, None) is not None:
                 self.owned[owner_of(path)].discard(path)
         for file in added:
             self._add(file)
-        self.snapshot_id = snapshot_id
         self.offsets |= moved
 
     def forget(self) -> None:
         """Nothing is known any more: the next look reads the manifests."""
-        self.snapshot_id = None
-        self.offsets.clear()
+        self.known = False
 
     def of(self, tp: TopicPartition) -> set[str]:
         """The paths of files that may hold rows of a Kafka partition: its own and the foreign ones."""
@@ -97,6 +137,8 @@ class LiveFiles:
         live = LiveFile(file.file_path, file.spec_id, file.partition, file.record_count, file.file_size_in_bytes)
         owner = owner_of(file.file_path)
         if file.content == DataFileContent.DATA:
+            if self.largest is not None and live.size > self.largest:
+                return
             self.data[file.file_path] = live
             self.owned.setdefault(owner, set()).add(file.file_path)
             return

@@ -17,7 +17,7 @@ from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import owner_of
+from sinks.iceberg.files import at_once, owner_of
 from sinks.iceberg.live_files import live_entries
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.key_index import FileKeys
@@ -67,8 +67,8 @@ def deleted_positions(
     """Positions in these data files that the delete files (their paths) name. A delete file can only name data files
     that were there before it, so all of them apply."""
     gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)
-    for delete in deletes:
-        for path, rows in DeletedRows.read(io, delete, paths).by_file():
+    for deleted in at_once(lambda delete: DeletedRows.read(io, delete, paths), deletes):
+        for path, rows in deleted.by_file():
             gone[path].append(rows)
     return gone
 

@@ -29,6 +29,7 @@ from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
+from sinks.iceberg.append import Appends
 from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
 from sinks.iceberg.commit import FileChange
 from sinks.iceberg.creation import create_table
@@ -42,8 +43,8 @@ from sinks.iceberg.schema import (
     source_columns,
     stored_type,
 )
-from sinks.iceberg.state import SinkState, offsets_key, tidied_key
-from sinks.iceberg.tidy import CALM, HURRIED, Patience, Tidied
+from sinks.iceberg.state import SinkState, tidied_key
+from sinks.iceberg.tidy import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience, Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sources.changes import TopicPartition
@@ -93,8 +94,9 @@ class IcebergSink(Sink):
         self._table_uuid: str | None = None
         self._seen: dict[TopicPartition, int] = {}
         self._history = History(target, config.maintenance)
-        self._live = LiveFiles()
-        self._upserts = Upserts(index, self._live, offsets_key(target), tidied_key(target)) if index else None
+        self._live = LiveFiles(target, None if index else LARGEST_SMALL_BYTES)
+        self._upserts = Upserts(index, self._live) if index else None
+        self._files: Upserts | Appends = self._upserts or Appends(self._live)
         self._manifests: dict[str, frozenset[str]] = {}
         self._written: frozenset[TopicPartition] = frozenset()
         self._sent: Sent | None = None
@@ -153,8 +155,7 @@ class IcebergSink(Sink):
             return
         try:
             with sorted_errors(self._config):
-                if self._upserts is not None:
-                    self._tidy_files(self._upserts, HURRIED if hurried else CALM)
+                self._tidy_files(HURRIED if hurried else CALM)
                 self._history.clean(self._table or self._require())
         except IndexDamaged as damage:
             log.warning("iceberg.not_tidied", table=self.target.name, reason=str(damage))
@@ -222,24 +223,24 @@ class IcebergSink(Sink):
         sent, self._sent = self._sent, None
         if sent is None:
             return
-        if table.metadata.snapshot_by_id(sent.snapshot_id) is None:
+        snapshot = table.metadata.snapshot_by_id(sent.snapshot_id)
+        if snapshot is None:
             return  # its files may still be referenced by a commit on its way: they are left to orphan removal
         if table.metadata.current_snapshot_id != sent.snapshot_id:
             return  # others have committed since: the index is compared with the table anew
         change = sent.change
         if isinstance(change, Tidied):
-            self._live.committed(sent.snapshot_id, change.files, change.removed, {})
-            if self._upserts is not None:
-                self._upserts.tidied(change)
+            self._live.committed(snapshot, change.files, change.removed, {})
+            self._files.tidied(change)
             return
         moved = {tp: span.next for tp, span in change.batch.ranges.items()}
-        self._live.committed(sent.snapshot_id, change.files, (), moved)
+        self._live.committed(snapshot, change.files, (), moved)
         if self._upserts is not None and change.delta is not None:
             self._upserts.landed(change.delta, change.batch)
 
-    def _tidy_files(self, upserts: Upserts, patience: Patience) -> None:
+    def _tidy_files(self, patience: Patience) -> None:
         """One step of tidying the files of the partitions that were written last, if one is due."""
-        if upserts.due(self._written, patience) is None:
+        if self._live.known and self._files.due(self._written, patience) is None:
             return
         started = time.monotonic()
         tidied: Tidied | None = None
@@ -249,14 +250,14 @@ class IcebergSink(Sink):
             self._settle(table)
             state = self._state(table)
             key = tuple(sorted(table.schema().identifier_field_names()))
-            if upserts.catch_up(table, state, self._written, key) and tidied is not None:
+            if self._files.catch_up(table, state, self._written, key) and tidied is not None:
                 break  # somebody else changed these files
-            step = upserts.due(self._written, patience)
+            step = self._files.due(self._written, patience)
             if step is None:
                 break
             if tidied is None:
                 staging = Staging(table.metadata, table.io)
-                tidied = upserts.rewrite(step, staging, table, self._written, key)
+                tidied = self._files.rewrite(step, staging, table, self._written, key)
                 pa.default_memory_pool().release_unused()  # a step reads far more than a batch
             if self._publish_tidied(table, state, tidied):
                 rows = {f"{tp.topic}/{tp.partition}": len(files) for tp, files in tidied.dropped.items()}

@@ -1,13 +1,13 @@
-"""Tidying: rewriting small and dirty files of an upsert table, so that it stays as fast as on its first day.
+"""Tidying: rewriting small and dirty files of a table, so that it stays as fast as on its first day.
 
-Each commit of an upsert adds a small data file per Kafka partition and a delete file. Untidied, readers apply ever more
-deletes to ever more files. So the owner of the files merges them in tiers: `FAN_IN` files of about one size become one
-of the next size, up to a target, which writes a row a few times in its life however many commits follow. Files with
+Each commit adds small data files, and that of an upsert a delete file, too. Untidied, readers open ever more files and
+apply ever more deletes to them. So the owner of the files merges them in tiers: `FAN_IN` files of about one size become
+one of the next size, up to a target, which writes a row a few times in its life however many commits follow. Files with
 many dead rows are written anew without them, and delete files are merged in tiers, too, without the positions that name
 files which are gone.
 
-Which rows of a file are alive is read from the table's delete files, and must agree with what the key index counted:
-if it doesn't, nothing is rewritten and the index is built anew.
+Which rows of a file are alive is read from the table's delete files, and must agree with what the key index of an
+upsert table counted: if it doesn't, nothing is rewritten and the index is built anew.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
+from pyiceberg.table import Table
 
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import Staging, owner_of, topic_hash
+from sinks.iceberg.files import Staging, at_once, owner_of, topic_hash
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import deleted_positions
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
-from tables.key_index import IndexedFile, PartitionIndex, PlacedRows
+from tables.key_index import IndexedFile, PlacedRows
 
 FAN_IN = 16
 """Files of one size that are merged into one of the next."""
 
 SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 8 << 20
-"""Sizes of the first tier, and from which a file isn't merged any more."""
+"""Sizes of the first tier, and of the largest files that merging makes."""
+LARGEST_SMALL_BYTES = TARGET_BYTES // 2
+"""Larger files aren't merged any more."""
 
 DIRTY_ROWS = 20_000
 """Dead rows of dirty files of one group that are worth a rewrite."""
 
-STEP_BYTES = 8 << 20
-"""Bytes of data files that one step rewrites, which bounds its time and memory; the rest waits for the next one."""
+STEP_BYTES, STEP_FILES = 8 << 20, 128
+"""How much one step rewrites, which bounds its time and memory; the rest waits for the next one."""
 
 POSITIONS_PER_TIER = 1_000
 GARBAGE_POSITIONS = 50_000
@@ -62,6 +65,10 @@ class Patience:
 CALM = Patience(0.3, 1)
 HURRIED = Patience(0.7, 4)
 """While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
+
+
+Files = Mapping[int, IndexedFile]
+"""Data files of a Kafka partition by their numbers in the key index."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,14 @@ class Tidied:
         return set(self.dropped)
 
 
-def due(live: LiveFiles, patience: Patience, indexes: Mapping[TopicPartition, PartitionIndex]) -> Step | None:
-    """What there is to do for these Kafka partitions, None if it can wait. Looks at nothing but memory."""
+def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, Files]) -> Step | None:
+    """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
     data: list[tuple[TopicPartition, Sequence[Candidate]]] = []
     dead: dict[tuple[int, str], int] = defaultdict(int)
-    room = STEP_BYTES
-    for tp, index in sorted(indexes.items()):
+    room, places = STEP_BYTES, STEP_FILES
+    for tp, indexed in sorted(known.items()):
         groups: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
-        for file_id, file in index.files.items():
+        for file_id, file in indexed.items():
             found = live.data.get(file.path)
             if found is not None and owner_of(file.path) == (topic_hash(tp.topic), tp.partition):
                 groups[found.group].append(Candidate(file_id, file, found))
@@ -118,10 +125,10 @@ def due(live: LiveFiles, patience: Patience, indexes: Mapping[TopicPartition, Pa
         for candidates in groups.values():
             for files in _chosen(candidates, patience):
                 size = sum(candidate.live.size for candidate in files)
-                if size <= room or not data:
+                if (size <= room and len(files) <= places) or not data:
                     data.append((tp, files))
-                    room -= size
-    deletes = list(_chosen_deletes(live, indexes, dead, patience))
+                    room, places = room - size, places - len(files)
+    deletes = list(_chosen_deletes(live, known, dead, patience))
     return Step(data, deletes) if data or deletes else None
 
 
@@ -133,7 +140,7 @@ def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Seq
     chosen = {c.file_id: c for c in dirty} if worth else {}
     tiers: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        if candidate.alive_bytes < TARGET_BYTES / 2:
+        if candidate.alive_bytes <= LARGEST_SMALL_BYTES:
             tiers[_tier(candidate.alive_bytes, SMALLEST_BYTES)].append(candidate)
     for tier in tiers.values():
         if len(tier) >= fan_in:
@@ -141,7 +148,7 @@ def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Seq
     files: list[Candidate] = []
     size = 0.0
     for candidate in sorted(chosen.values(), key=lambda c: c.alive_bytes):
-        if files and size + candidate.alive_bytes > TARGET_BYTES:
+        if files and (size + candidate.alive_bytes > TARGET_BYTES or len(files) >= STEP_FILES):
             yield files
             files, size = [], 0.0
         files.append(candidate)
@@ -152,12 +159,12 @@ def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Seq
 
 def _chosen_deletes(
     live: LiveFiles,
-    indexes: Mapping[TopicPartition, PartitionIndex],
+    partitions: Iterable[TopicPartition],
     dead: Mapping[tuple[int, str], int],
     patience: Patience,
 ) -> Iterator[tuple[TopicPartition, Sequence[LiveFile]]]:
     """Delete files of one owner and group that are to become one."""
-    owners = {(topic_hash(tp.topic), tp.partition): tp for tp in indexes}
+    owners = {(topic_hash(tp.topic), tp.partition): tp for tp in partitions}
     groups: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile]]] = defaultdict(list)
     for file in live.deletes.values():
         owner = owner_of(file.path)
@@ -184,27 +191,30 @@ def _tier(size: float, smallest: float) -> int:
 def stage(
     step: Step,
     staging: Staging,
-    io: FileIO,
-    schema: Schema,
+    table: Table,
     live: LiveFiles,
     partitions: Iterable[TopicPartition],
-    key: tuple[str, ...],
+    order: tuple[str, ...],
+    *,
+    counted: bool,
 ) -> Tidied:
-    """Write the step's files. `partitions` are those whose files `live` knows for certain.
+    """Write the step's files, rows in the `order` of these columns. `partitions` are those whose files `live` knows for
+    certain.
 
-    Raises IndexDamaged if a file has more or fewer live rows than the index counted.
+    Raises IndexDamaged if the live rows were `counted`, and a file has more or fewer of them.
     """
+    io = table.io
     tidied = Tidied()
     for tp, candidates in step.data:
-        rows = _merged(list(_live_rows(io, schema, live, candidates)), key)
+        rows = _merged(_live_rows(table, live, candidates, counted=counted), order)
         for staged in staging.data_files(tp, rows) if rows else ():
             tidied.files.append(staged.file)
-            tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(key))))
+            tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(order))))
         del rows  # before the next group is read
         tidied.dropped[tp] += [candidate.file_id for candidate in candidates]
         tidied.removed.update(candidate.live.path for candidate in candidates)
     for tp, deletes in step.deletes:
-        deleted = DeletedRows.union(DeletedRows.read(io, file.path) for file in deletes)
+        deleted = DeletedRows.union(at_once(lambda file: DeletedRows.read(io, file.path), deletes))
         deleted = deleted.keep(_still_there(deleted.paths, live, tidied.removed, partitions))
         if len(deleted):
             place = deletes[0]
@@ -213,29 +223,32 @@ def stage(
     return tidied
 
 
-def _merged(tables: list[pa.Table], key: tuple[str, ...]) -> pa.Table | None:
-    """The rows of all of them in the order of the key. Empties the list: the sorted copy takes its memory."""
+def _merged(tables: list[pa.Table], order: tuple[str, ...]) -> pa.Table | None:
+    """The rows of all of them, sorted. Empties the list: the sorted copy takes its memory."""
     if not tables:
         return None
     rows = pa.concat_tables(tables, promote_options="permissive")
     tables.clear()
-    return rows.sort_by([(name, "ascending") for name in key])
+    return rows.sort_by([(name, "ascending") for name in order])
 
 
-def _live_rows(io: FileIO, schema: Schema, live: LiveFiles, candidates: Sequence[Candidate]) -> Iterator[pa.Table]:
-    """The live rows of files of one group, file by file; files without any are looked at, too, but not read."""
+def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *, counted: bool) -> list[pa.Table]:
+    """The live rows of each file of one group that has some."""
     group = {c.live.path: c for c in candidates}
     deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
-    gone = deleted_positions(io, deletes, group) if any(c.indexed.dead for c in candidates) else {}
+    look = any(c.indexed.dead for c in candidates) or not counted
+    gone = deleted_positions(table.io, deletes, group) if look else {}
+    masks: dict[str, pa.Array] = {}
     for path, candidate in group.items():
         alive = np.ones(candidate.live.rows, dtype=bool)
         for positions in gone.get(path, ()):
             alive[positions] = False
-        found, counted = int(alive.sum()), candidate.indexed.rows - candidate.indexed.dead
-        if found != counted or candidate.live.rows != candidate.indexed.rows:
-            raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {counted}")
+        found, expected = int(alive.sum()), candidate.indexed.rows - candidate.indexed.dead
+        if counted and (found != expected or candidate.live.rows != candidate.indexed.rows):
+            raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {expected}")
         if found:
-            yield read_rows(io, path, schema).filter(pa.array(alive))
+            masks[path] = pa.array(alive)
+    return at_once(lambda path: read_rows(table.io, path, table.schema()).filter(masks[path]), masks)
 
 
 def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:

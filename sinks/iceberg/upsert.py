@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from config.errors import PipelineStopped
 from sinks.base import Batch
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
-from sinks.iceberg.history import lineage
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import live_keys
 from sinks.iceberg.state import SinkState
@@ -64,10 +62,8 @@ class RowDelta:
 class Upserts:
     """The key index of one table, kept in step with it."""
 
-    def __init__(self, index: KeyIndex, live: LiveFiles, offsets_key: str, tidied_key: str) -> None:
+    def __init__(self, index: KeyIndex, live: LiveFiles) -> None:
         self._index = index
-        self._offsets_key = offsets_key
-        self._tidied_key = tidied_key
         self._live = live
         self._partitions: dict[TopicPartition, PartitionIndex] = {}
 
@@ -80,11 +76,7 @@ class Upserts:
         partition otherwise (nothing recorded, a crash, another engine's rewrite, a rollback).
         """
         indexes = {tp: self._of(table, tp) for tp in partitions}
-        current = table.metadata.current_snapshot_id
-        if self._live.knows(indexes, state.offsets) and self._untouched(table, indexes):
-            self._live.snapshot_id = current
-        else:
-            self._live.read(table.metadata, table.io, state.offsets)
+        self._live.catch_up(table, state.offsets, indexes)
         rebuilt = False
         for tp, index in indexes.items():
             wanted = IndexState(state.offsets.get(tp, 0), self._live.fingerprint(tp))
@@ -129,14 +121,16 @@ class Upserts:
 
     def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:
         """What there is to tidy in the files of these partitions."""
-        return due(self._live, patience, {tp: self._partitions[tp] for tp in partitions if tp in self._partitions})
+        return due(
+            self._live, patience, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions}
+        )
 
     def rewrite(
         self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition], key: tuple[str, ...]
     ) -> Tidied:
         """Write the files of a tidying step."""
         try:
-            return stage(step, staging, table.io, table.schema(), self._live, partitions, key)
+            return stage(step, staging, table, self._live, partitions, key, counted=True)
         except IndexDamaged:
             for tp in {tp for tp, _ in step.data}:
                 self._partitions[tp].clear()
@@ -180,19 +174,6 @@ class Upserts:
         if tp not in self._partitions:
             self._partitions[tp] = self._index.partition(str(table.metadata.table_uuid), tp.topic, tp.partition)
         return self._partitions[tp]
-
-    def _untouched(self, table: Table, partitions: Iterable[TopicPartition]) -> bool:
-        """Whether all snapshots since the one we know are this sink's, and none tidied these partitions' files."""
-        for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id):
-            if snapshot.snapshot_id == self._live.snapshot_id:
-                return True
-            summary = snapshot.summary.additional_properties if snapshot.summary else {}
-            if self._offsets_key not in summary:
-                return False
-            tidied = json.loads(summary.get(self._tidied_key, "{}"))
-            if any(tp.partition in tidied.get(tp.topic, ()) for tp in partitions):
-                return False
-        return self._live.snapshot_id == table.metadata.current_snapshot_id
 
     def _live_file(self, path: str, tp: TopicPartition) -> LiveFile:
         file = self._live.data.get(path)
