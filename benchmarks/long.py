@@ -12,9 +12,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 import structlog
+from pydantic import TypeAdapter
 from pyiceberg.table import Table
 from rich.console import Console
 
@@ -93,13 +95,22 @@ class Checkpoint:
 
 @dataclass
 class Result:
-    """A scenario's checkpoints, the CPU seconds of its first load and of each commit, and the changes of a commit."""
+    """A scenario's checkpoints, the CPU seconds of its first load and of each commit, the changes of a commit; when
+    (ISO 8601) and where it began."""
 
     scenario: Scenario
     changes: int
     load_cpu_s: float
     cpu_s: list[float]
     checkpoints: list[Checkpoint]
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    machine: str = field(default_factory=long_report.machine)
+
+    @classmethod
+    def load(cls, content: Mapping[str, Any]) -> Result:
+        """From the results file."""
+        result: Result = TypeAdapter(cls).validate_python(content)
+        return result
 
 
 class Accounts:
@@ -218,7 +229,7 @@ def _run(
         sink.write(batch)
         sink.tidy()
         seconds.append(time.monotonic() - wall)
-        result.cpu_s.append(time.process_time() - cpu)
+        result.cpu_s.append(round(time.process_time() - cpu, 4))
         if number in CHECKPOINTS or number == commits:
             since = result.checkpoints[-1].commit if result.checkpoints else 0
             table = connect(config).load_table(sink.target.name)
@@ -291,13 +302,15 @@ def bench_long(
     plan = [(scenario, commits) for scenario in scenarios]
     if sizes:
         plan += [(Scenario("uniform", (), "disk", keys * times), 300) for times in (1, 10, 30)]
-    results = []
+    results = {(result.scenario, len(result.cpu_s)): result for result in map(Result.load, long_report.read())}
+    done = []
     for scenario, count in plan:
         with tempfile.TemporaryDirectory(prefix="lakeward-long-") as folder:
-            results.append(run(scenario, count, changes, reader, Path(folder)))
-        long_report.write(results)
-    long_report.show(results, console)
-    if not all(long_report.is_flat(result, FLAT) for result in results):
+            done.append(run(scenario, count, changes, reader, Path(folder)))
+        results[scenario, count] = done[-1]
+        long_report.write(list(results.values()))
+    long_report.show(done, console)
+    if not all(long_report.is_flat(result, FLAT) for result in done):
         raise SystemExit(1)
 
 

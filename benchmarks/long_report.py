@@ -6,9 +6,8 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -80,22 +79,30 @@ def show(results: Sequence[Result], console: Console) -> None:
         console.print(f"{millions:g}M rows: {cost:.1f} µs of CPU per change, x {ratio:.2f}")
 
 
+def machine() -> str:
+    """Where this runs."""
+    return f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+
+
+def read() -> list[dict[str, Any]]:
+    """The results that were written before."""
+    return list(json.loads(RESULTS.read_text())) if RESULTS.exists() else []
+
+
 def write(results: Sequence[Result]) -> None:
-    """The results file, the page and its plot."""
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    machine = f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    content = {"at": at, "machine": machine, "results": [asdict(result) for result in results]}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
-    PAGE.write_text(page(results, at, machine))
+    """The results file, a line for each result, the page and its plot."""
+    lines = [json.dumps(asdict(result)) for result in results]
+    RESULTS.write_text("[" + ",\n".join(lines) + "]\n")
+    PAGE.write_text(page(results))
     plot(results)
 
 
-def page(results: Sequence[Result], at: str, machine: str) -> str:
+def page(results: Sequence[Result]) -> str:
     """`docs/benchmarks.md`."""
     lines = [
         "# An upsert table through thousands of commits",
         "",
-        f"Printed by `make bench-long` on {at[:10]}, {machine}, object store and catalog on the same machine.",
+        "Printed by `make bench-long`; object store and catalog are on the same machine.",
         "",
         "Each table gets its rows, then commits of some thousand changes (a tenth deletes) through the sink that a",
         "worker uses, with default settings; nobody runs maintenance. At checkpoints PyIceberg, DuckDB and Spark 3.5",
@@ -119,7 +126,7 @@ def _section(result: Result) -> list[str]:
     readers = list(result.checkpoints[-1].scans)
     heads = ["commit", "p50", "p95", "max", "CPU", "written", "data files", "delete files", "table", "manifests",
              "metadata", "index", *(f"{reader} (CPU, peak)" for reader in readers)]  # fmt: skip
-    lines = [f"## {result.scenario.name}", ""]
+    lines = [f"## {result.scenario.name}", "", f"{result.at[:10]}, {result.machine}.", ""]
     ratio = cpu_ratio(result)
     if ratio is not None:
         scans = ", ".join(f"{reader} {r:.2f}" for reader, r in scan_ratios(result).items())
