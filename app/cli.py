@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "app.commands.run:run",
     "watermarks": "app.commands.watermarks:watermarks",
     "verify": "app.commands.verify:verify",
+    "lakehouse": "app.commands.lakehouse:lakehouse",
     "stack": "app.commands.stack:stack",
 }
 

@@ -1,7 +1,7 @@
 """How fresh the tables were: for each streamed row, the time from its commit at the source to the table's commit.
 
-Taken from the tables alone: which commit added a row is in the tables' own history (Iceberg: the snapshot that added
-its data file; Delta: the version whose transaction ids passed its offset), and `_cdc_ts` is the source's commit.
+Taken from the tables alone: the offsets in their history (Iceberg: snapshot summaries; Delta: transaction identifiers)
+tell which commit brought a row, wherever it was rewritten to since, and `_cdc_ts` is the source's commit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from config.pipeline import IcebergConfig, PipelineConfig
 from sinks.delta.storage import load, storage_options
 from sinks.factory import TablePlan, plan_tables
 from sinks.iceberg.catalog import connect
+from sinks.iceberg.state import offsets_key
 from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_TS
 
 
@@ -46,31 +46,29 @@ def freshness(pipeline: PipelineConfig) -> list[tuple[str, str, Freshness]]:
     return found
 
 
+Passed = dict[int, list[tuple[int, int]]]
+"""Of each Kafka partition, next offsets and the milliseconds since 1970 at which a commit reached them."""
+
+
 def _iceberg(plan: TablePlan) -> npt.NDArray[np.float64]:
-    """Rows by data file; a file's rows were committed by the snapshot that added it."""
     assert isinstance(plan.settings, IcebergConfig)
     table = connect(plan.settings).load_table(plan.target.name)
-    times = {snapshot.snapshot_id: snapshot.timestamp_ms for snapshot in table.snapshots()}
-    ages = []
-    current = table.current_snapshot()
-    for manifest in current.manifests(table.io) if current else ():
-        for entry in manifest.fetch_manifest_entry(table.io):
-            if entry.data_file.content != 0:
-                continue
-            with table.io.new_input(entry.data_file.file_path).open() as stream:
-                rows = pq.read_table(stream, columns=[CDC_OP, CDC_TS])
-            ages.append(_ages(rows, times[entry.snapshot_id or 0]))
-    return np.concatenate(ages) if ages else np.empty(0)
+    key = offsets_key(plan.target)
+    passed: Passed = {}
+    for snapshot in table.snapshots():
+        summary = snapshot.summary.additional_properties if snapshot.summary else {}
+        offsets = json.loads(summary.get(key, "{}")).get(plan.target.topics[0], {})
+        for partition, offset in offsets.items():
+            passed.setdefault(int(partition), []).append((offset, snapshot.timestamp_ms))
+    return _ages(table.scan(selected_fields=(CDC_OP, CDC_TS, CDC_PARTITION, CDC_OFFSET)).to_arrow(), passed)
 
 
 def _delta(plan: TablePlan) -> npt.NDArray[np.float64]:
-    """Rows by version; a version committed those whose offset its transaction ids passed. Merges rewrite rows."""
     options = storage_options(plan.target.name, plan.settings.storage_options)  # type: ignore[union-attr]
     table = load(plan.target.name, options)
     if table is None:
         return np.empty(0)
-    rows = table.to_pyarrow_table(columns=[CDC_OP, CDC_TS, CDC_PARTITION, CDC_OFFSET])
-    ends: dict[int, list[tuple[int, int]]] = {}
+    passed: Passed = {}
     prefix = f"lakeward/{plan.target.pipeline_id}/{plan.target.sink_id}/{plan.target.topics[0]}/"
     for version in range(table.version() + 1):
         actions = _actions(table.table_uri, version)
@@ -78,14 +76,8 @@ def _delta(plan: TablePlan) -> npt.NDArray[np.float64]:
         for txn in (action["txn"] for action in actions if "txn" in action):
             partition = txn["appId"].removeprefix(prefix)
             if partition.isdigit():
-                ends.setdefault(int(partition), []).append((txn["version"], committed_ms))
-    ages = []
-    for partition, passed in ends.items():
-        part = rows.filter(pc.equal(rows.column(CDC_PARTITION), partition))
-        nexts, times = zip(*sorted(passed), strict=True)
-        index = np.searchsorted(np.array(nexts), part.column(CDC_OFFSET).to_numpy(), side="right")
-        ages.append(_ages(part, np.array(times)[np.minimum(index, len(times) - 1)]))
-    return np.concatenate(ages) if ages else np.empty(0)
+                passed.setdefault(int(partition), []).append((txn["version"], committed_ms))
+    return _ages(table.to_pyarrow_table(columns=[CDC_OP, CDC_TS, CDC_PARTITION, CDC_OFFSET]), passed)
 
 
 def _actions(table_uri: str, version: int) -> list[dict[str, Any]]:
@@ -94,9 +86,15 @@ def _actions(table_uri: str, version: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def _ages(rows: pa.Table, committed_ms: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Seconds between source and table commit of the streamed rows."""
-    source_ms = rows.column(CDC_TS).cast(pa.int64()).to_numpy() / 1000
-    streamed = pc.not_equal(rows.column(CDC_OP), "r").to_numpy()
-    ages: npt.NDArray[np.float64] = (committed_ms - source_ms)[streamed] / 1000
-    return ages
+def _ages(rows: pa.Table, passed: Passed) -> npt.NDArray[np.float64]:
+    """Seconds between source and table commit of the streamed rows; those older than the history are left out."""
+    rows = rows.filter(pc.not_equal(rows.column(CDC_OP), "r"))
+    ages: list[npt.NDArray[np.float64]] = []
+    for partition, commits in passed.items():
+        part = rows.filter(pc.equal(rows.column(CDC_PARTITION), partition))
+        nexts, times = (np.array(column) for column in zip(*sorted(commits), strict=True))
+        index = np.searchsorted(nexts, part.column(CDC_OFFSET).to_numpy(), side="right")
+        known = index > 0
+        source_ms = part.column(CDC_TS).cast(pa.int64()).to_numpy() / 1000
+        ages.append((times[np.minimum(index, len(times) - 1)] - source_ms)[known] / 1000)
+    return np.concatenate(ages) if ages else np.empty(0)

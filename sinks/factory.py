@@ -9,6 +9,10 @@ from pathlib import Path
 from config.errors import ConfigurationError
 from config.pipeline import DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig
 from sinks.base import Sink, Target
+from sinks.status import TableStatus
+
+KEY_INDEX = "key-index"
+"""The key index's folder in a worker's folder."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,21 @@ class TablePlan:
             from sinks.iceberg.sink import IcebergSink
             from tables.key_index import KeyIndex
 
-            index = KeyIndex.shared(worker_folder / "key-index") if self.settings.write_mode == "upsert" else None
+            index = KeyIndex.shared(worker_folder / KEY_INDEX) if self.settings.write_mode == "upsert" else None
             return IcebergSink(self.settings, self.target, index)
         from sinks.delta.sink import DeltaSink
 
         return DeltaSink(self.settings, self.target)
+
+    def status(self) -> TableStatus | None:
+        """What the table consists of, read from it; None if it isn't there yet."""
+        if isinstance(self.settings, IcebergConfig):
+            from sinks.iceberg.status import iceberg_status
+
+            return iceberg_status(self.settings, self.target)
+        from sinks.delta.status import delta_status
+
+        return delta_status(self.settings, self.target)
 
 
 def plan_tables(pipeline: PipelineConfig, only: Collection[str] = ()) -> list[TablePlan]:

@@ -102,7 +102,7 @@ class Upkeep:
     def due(self, state: TableState, *, hurried: bool) -> Compaction | None:
         """The next compaction, None if it can wait."""
         fan_in = FAN_IN * (PATIENCE if hurried else 1)
-        sizes = _sizes(state)
+        sizes = partition_sizes(state)
         found = self._due(sizes, fan_in)
         if found is None and self._leftovers and not hurried:
             found = self._due(sizes, 2)
@@ -173,7 +173,7 @@ class Upkeep:
             log.info("delta.vacuumed", table=self._target.name, files=len(removed), older_than_hours=hours)
 
 
-def _sizes(state: TableState) -> dict[tuple[tuple[str, str], ...], list[int]]:
+def partition_sizes(state: TableState) -> dict[tuple[tuple[str, str], ...], list[int]]:
     """Bytes of the data files of each partition."""
     actions = pa.table(state.table.get_add_actions(flatten=True))
     names = state.table.metadata().partition_columns

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 
+from sinks.iceberg.store import open_parquet
+
 
 @dataclass(frozen=True)
 class DeletedRows:
@@ -37,8 +39,7 @@ class DeletedRows:
     @classmethod
     def read(cls, io: FileIO, location: str, wanted: Collection[str] | None = None) -> DeletedRows:
         """A delete file's content; with `wanted`, only what it tells of these data files."""
-        with io.new_input(location).open() as stream:
-            parquet = pq.ParquetFile(stream, read_dictionary=["file_path"])
+        with open_parquet(io, location, read_dictionary=["file_path"]) as parquet:
             groups: Sequence[int] = range(parquet.num_row_groups)
             if wanted is not None:
                 ordered = sorted(wanted)

@@ -10,11 +10,10 @@ it names: one with another partition would be ignored by readers that prune.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -44,7 +43,6 @@ ROWS_PER_ROW_GROUP = 256 * 1024
 DELETES_PER_ROW_GROUP = 16 * 1024
 """Readers that look for one data file's deletes read the row groups that name it."""
 COMPRESSION, LEVEL = "zstd", 1
-REQUESTS_AT_ONCE = 8
 
 PATH_ID, POS_ID = 2147483546, 2147483545
 """Reserved field ids of a position-delete file's columns (Iceberg spec, Reserved Field IDs)."""
@@ -57,16 +55,6 @@ def _with_id(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
 _DELETES = pa.schema([_with_id("file_path", pa.string(), PATH_ID), _with_id("pos", pa.int64(), POS_ID)])
 
 _OWNED = re.compile(r"/lw-(?:deletes-)?(?P<topic>[0-9a-f]{16})-(?P<partition>\d+)-[0-9a-f]+\.parquet$")
-
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-def at_once(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """The results of requests to the store, several at a time, in the order of the items; raises what one raised."""
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(function, items))
 
 
 def topic_hash(topic: str) -> str:

@@ -37,8 +37,8 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
 from sinks.base import Target
-from sinks.iceberg.files import at_once
 from sinks.iceberg.state import offsets_key
+from sinks.iceberg.store import at_once
 
 log = structlog.get_logger("lakeward.history")
 

@@ -30,6 +30,8 @@ from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
+from sinks.iceberg.store import at_once
+
 MERGE_COUNT = 20
 CODEC: Final = "deflate"
 
@@ -94,12 +96,9 @@ class Manifests:
             changed[content, file.spec_id].append((ManifestEntryStatus.ADDED, self._entry(file)))
         current = [manifest for manifest in self.current() if _live_count(manifest)]
         self._forget_others(current)
-        untouched = []
-        for manifest in current:
-            if removed and not self._paths(manifest).isdisjoint(removed):
-                changed[manifest.content, manifest.partition_spec_id] += self._without(manifest, removed)
-            else:
-                untouched.append(manifest)
+        touched, untouched = self._holding(current, removed) if removed else ([], current)
+        for manifest, entries in zip(touched, self._entries(touched), strict=True):
+            changed[manifest.content, manifest.partition_spec_id] += self._without(manifest, entries, removed)
         if len(self.removed) != len(removed):
             raise FilesGone(", ".join(sorted(set(removed) - {file.file_path for file in self.removed})[:3]))
         new = {(*where, _size_class(_live(entries))): entries for where, entries in changed.items()}
@@ -109,30 +108,43 @@ class Manifests:
             groups.setdefault((manifest.content, manifest.partition_spec_id, size_class), []).append(manifest)
         manifests: list[ManifestFile] = []
         for where, group in groups.items():
-            entries = new.get(where, [])
-            if len(group) + bool(entries) >= MERGE_COUNT:
-                entries = [*entries, *self._existing(group)]
+            written = new.get(where, [])
+            if len(group) + bool(written) >= MERGE_COUNT:
+                merged = [entry for entries in self._entries(group) for entry in entries]
+                written = [*written, *((ManifestEntryStatus.EXISTING, entry) for entry in merged)]
             else:
                 manifests += group
-            if entries:
+            if written:
                 content, spec_id, _ = where
-                manifests.append(self._write(content, spec_id, entries))
+                manifests.append(self._write(content, spec_id, written))
         return manifests
 
-    def _without(self, manifest: ManifestFile, removed: Collection[str]) -> Iterator[Entry]:
+    def _holding(
+        self, manifests: list[ManifestFile], paths: Collection[str]
+    ) -> tuple[list[ManifestFile], list[ManifestFile]]:
+        """The manifests that hold some of these files, and the others."""
+        unknown = [manifest for manifest in manifests if manifest.manifest_path not in self._contents]
+        for manifest, entries in zip(unknown, self._entries(unknown), strict=True):
+            self._contents[manifest.manifest_path] = frozenset(entry.data_file.file_path for entry in entries)
+        holding = [not self._contents[manifest.manifest_path].isdisjoint(paths) for manifest in manifests]
+        return (
+            [manifest for manifest, holds in zip(manifests, holding, strict=True) if holds],
+            [manifest for manifest, holds in zip(manifests, holding, strict=True) if not holds],
+        )
+
+    def _without(
+        self, manifest: ManifestFile, entries: Iterable[ManifestEntry], removed: Collection[str]
+    ) -> Iterator[Entry]:
         """A manifest's entries, with some of them marked as deleted."""
-        for entry in manifest.fetch_manifest_entry(self._io):
+        for entry in entries:
             gone = entry.data_file.file_path in removed
             if gone:
                 self.removed.append(_described(entry.data_file, manifest.partition_spec_id))
             yield (ManifestEntryStatus.DELETED if gone else ManifestEntryStatus.EXISTING), entry
 
-    def _paths(self, manifest: ManifestFile) -> frozenset[str]:
-        path = manifest.manifest_path
-        if path not in self._contents:
-            entries = manifest.fetch_manifest_entry(self._io)
-            self._contents[path] = frozenset(entry.data_file.file_path for entry in entries)
-        return self._contents[path]
+    def _entries(self, manifests: list[ManifestFile]) -> list[list[ManifestEntry]]:
+        """The live entries of each."""
+        return at_once(lambda manifest: manifest.fetch_manifest_entry(self._io), manifests)
 
     def _forget_others(self, current: list[ManifestFile]) -> None:
         live = {manifest.manifest_path for manifest in current}
@@ -166,11 +178,6 @@ class Manifests:
         for path in self.written:
             with suppress(FileNotFoundError):  # the one that failed
                 self._io.delete(path)
-
-    def _existing(self, group: list[ManifestFile]) -> Iterator[Entry]:
-        for manifest in group:
-            for entry in manifest.fetch_manifest_entry(self._io):
-                yield ManifestEntryStatus.EXISTING, entry
 
     def _write(self, content: ManifestContent, spec_id: int, entries: list[Entry]) -> ManifestFile:
         spec: PartitionSpec = self._metadata.specs()[spec_id]

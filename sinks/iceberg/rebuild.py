@@ -17,8 +17,9 @@ from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import at_once, owner_of
+from sinks.iceberg.files import owner_of
 from sinks.iceberg.live_files import live_entries
+from sinks.iceberg.store import at_once
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.key_index import FileKeys
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 from pyiceberg.manifest import DataFile
@@ -27,9 +26,10 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import Staging, at_once, owner_of, topic_hash
+from sinks.iceberg.files import Staging, owner_of, topic_hash
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import deleted_positions
+from sinks.iceberg.store import at_once, open_parquet
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import IndexedFile, PlacedRows
@@ -253,8 +253,8 @@ def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *
 
 def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
     """A data file's rows under the table's names of today, by field id; columns that are gone are left out."""
-    with io.new_input(path).open() as stream:
-        table = pq.ParquetFile(stream).read()
+    with open_parquet(io, path) as parquet:
+        table = parquet.read()
     names = {field.field_id: field.name for field in schema.fields}
     columns = {}
     for column, kind in zip(table.columns, table.schema, strict=True):

@@ -1,0 +1,130 @@
+"""The status of an Iceberg table: its files, and what tidying and history will do next, as the worker decides it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.table import Table
+
+from config.errors import PipelineStopped
+from config.pipeline import IcebergConfig
+from sinks.base import Target
+from sinks.iceberg import history, tidy
+from sinks.iceberg.catalog import connect, sorted_errors
+from sinks.iceberg.deletes import DeletedRows
+from sinks.iceberg.files import owner_of, topic_hash
+from sinks.iceberg.live_files import LiveFile, LiveFiles
+from sinks.iceberg.state import SinkState
+from sinks.iceberg.store import at_once
+from sinks.status import Deletes, Files, TableStatus, Upkeep, by_size
+from sources.changes import TopicPartition
+from tables.key_index import IndexedFile
+
+
+def iceberg_status(config: IcebergConfig, target: Target) -> TableStatus | None:
+    """None if there is no such table, or if it has no snapshot yet. Raises as the sink's `open` does."""
+    with sorted_errors(config):
+        try:
+            table = connect(config).load_table(target.name)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            return None
+        return _status(table, config, target)
+
+
+def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus | None:
+    metadata, io = table.metadata, table.io
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return None
+    state = SinkState.read(metadata, target)
+    live = LiveFiles(target)
+    foreign: tuple[Upkeep, ...] = ()
+    try:
+        live.catch_up(table, state.offsets, state.offsets)
+    except PipelineStopped as error:
+        foreign = (Upkeep("nothing is tidied", str(error)),)
+    dead = _dead_rows(table, live)
+    known = {tp: _files_of(tp, live, dead if config.write_mode == "upsert" else {}) for tp in state.offsets}
+    data, deletes = live.data.values(), live.deletes.values()
+    manifests = snapshot.manifests(io)
+    sizes = [len(io.new_input(path)) for path in (table.metadata_location, snapshot.manifest_list)]
+    lists = list(history.lists(io, metadata.properties.get(f"lakeward.retired.{target.pipeline_id}.{target.sink_id}")))
+    return TableStatus(
+        target.sink_id,
+        target.name,
+        str(metadata.table_uuid),
+        str(snapshot.snapshot_id),
+        datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC),
+        sum(file.rows - dead[file.path] for file in data),
+        Files(
+            len(data),
+            sum(file.size for file in data),
+            by_size(file.size for file in data),
+            sum(dead[file.path] for file in data),
+            sum(dead[file.path] > tidy.CALM.dirty_share * file.rows for file in data),
+        ),
+        len(metadata.snapshots),
+        sum(sizes) + sum(manifest.manifest_length for manifest in manifests),
+        (*foreign, *_upkeep(live, known), *_history(table, lists)),
+        Deletes(len(deletes), sum(file.rows for file in deletes), sum(file.size for file in deletes)),
+        len(manifests),
+        sum(len(retired.files) for retired in lists),
+    )
+
+
+def _dead_rows(table: Table, live: LiveFiles) -> Counter[str]:
+    """How many rows of each data file the delete files name."""
+    read = at_once(lambda path: DeletedRows.read(table.io, path, live.data), live.deletes)
+    return Counter({path: len(set(rows.tolist())) for path, rows in DeletedRows.union(read).by_file()})
+
+
+def _files_of(tp: TopicPartition, live: LiveFiles, dead: Mapping[str, int]) -> tidy.Files:
+    owned = sorted(live.owned.get((topic_hash(tp.topic), tp.partition), ()))
+    return {n: IndexedFile(path, live.data[path].rows, dead.get(path, 0)) for n, path in enumerate(owned)}
+
+
+def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iterator[Upkeep]:
+    step = tidy.due(live, tidy.CALM, known)
+    if step is not None:
+        data = sum(len(candidates) for _, candidates in step.data)
+        deletes = sum(len(found) for _, found in step.deletes)
+        parts = [f"{data} data files"] * bool(data) + [f"{deletes} delete files"] * bool(deletes)
+        yield Upkeep(f"rewrite {' and '.join(parts)}", "after the next commit")
+        return
+    waiting: Counter[str] = Counter()
+    for tp, files in known.items():
+        owned = [live.data[file.path] for file in files.values()]
+        small = [file for file in owned if file.size <= tidy.LARGEST_SMALL_BYTES]
+        waiting.update(f"data files of {tp.topic}/{tp.partition}{_where(file)}" for file in small)
+        waiting.update(_delete_files(tp, live))
+    if waiting:
+        what, count = waiting.most_common(1)[0]
+        yield Upkeep(f"merge {what}", f"once {tidy.FAN_IN} of one size are there; {count} small ones so far")
+
+
+def _delete_files(tp: TopicPartition, live: LiveFiles) -> list[str]:
+    owner = topic_hash(tp.topic), tp.partition
+    return [f"delete files{_where(file)}" for file in live.deletes.values() if owner_of(file.path) == owner]
+
+
+def _where(file: LiveFile) -> str:
+    """The table partition, for readers of the status."""
+    values = [str(file.partition[n]) for n in range(len(file.partition))]
+    return f" in partition ({', '.join(values)})" if values else ""
+
+
+def _history(table: Table, lists: list[history.Retired]) -> Iterator[Upkeep]:
+    kept = len(list(history.lineage(table.metadata, table.metadata.current_snapshot_id)))
+    left = max(1, history.KEEP + history.GROUP - kept)
+    yield Upkeep(
+        f"drop {history.GROUP} snapshots or more", f"in {left} commits at the earliest ({kept} in the history)"
+    )
+    if lists:
+        grace = float(table.metadata.properties.get(history.GRACE_PROPERTY, history.GRACE_SECONDS))
+        due = min(retired.at for retired in lists) + grace
+        when = f"from {datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M:%S}Z on" if due > time.time() else "now"
+        yield Upkeep(f"remove {sum(len(retired.files) for retired in lists)} files that no snapshot needs", when)
