@@ -14,6 +14,7 @@ from time import monotonic
 
 from agents.writer import Commit
 from config.errors import Unavailable
+from sinks.base import TableFiles
 from sources.changes import Chunk, DecodedChunk, TopicPartition
 
 RATE_WINDOW_SECONDS = 30.0
@@ -58,6 +59,7 @@ class SinkProgress:
     committed_at: datetime | None = None
     last_record_ms: int | None = None
     commit_seconds: float | None = None
+    files: TableFiles | None = None
     rate: Rate = field(default_factory=Rate)
 
 
@@ -126,6 +128,7 @@ class PipelineStats:
             progress.committed_at = commit.receipt.committed_at
             progress.last_record_ms = commit.timestamps.get(tp, progress.last_record_ms)
             progress.commit_seconds = commit.seconds
+            progress.files = commit.receipt.files or progress.files
 
     def on_error(self, sink_id: str, error: BaseException) -> None:
         """Remember a sink's last error with its cause."""

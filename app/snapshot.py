@@ -54,6 +54,16 @@ class PartitionView:
     rows_per_s: float | None
     commits: int | None
     commit_seconds: float | None
+    files: FilesView | None
+
+
+@dataclass(frozen=True)
+class FilesView:
+    """What the sink's table consisted of when this worker last saw it."""
+
+    data: int
+    deletes: int
+    bytes: int
 
 
 @dataclass(frozen=True)

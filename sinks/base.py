@@ -84,15 +84,25 @@ class Batch:
         return Batch(ranges, changes, self.partition_counts)
 
 
+class TableFiles(NamedTuple):
+    """What a lake table consists of: data files, delete files, and the bytes of all of them."""
+
+    data: int
+    deletes: int
+    bytes: int
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What a write did: the destination's next wanted offsets after it (of the batch's partitions), the snapshot
-    id or version that holds them (None if the destination had everything already), when, and how many rows."""
+    id or version that holds them (None if the destination had everything already), when, how many rows, and the
+    table's files as last seen."""
 
     next_offsets: Mapping[TopicPartition, int]
     version: int | None
     committed_at: datetime
     rows: int
+    files: TableFiles | None = None
 
 
 class Sink(Protocol):

@@ -243,7 +243,7 @@ function createGroup(group) {
   });
   name.append(button);
   row.append(name);
-  for (let i = 0; i < 8; i++) row.append(make("td", i < 7 ? "n" : ""));
+  for (let i = 0; i < 9; i++) row.append(make("td", i < 8 ? "n" : ""));
   body.append(row);
   body.groupRow = row;
   return body;
@@ -253,6 +253,18 @@ const sum = (rows, field) => rows.reduce((total, row) => total + (row[field] ?? 
 
 function greatest(rows, field) {
   return rows.reduce((best, row) => (row[field] !== null && (best === null || row[field] > best) ? row[field] : best), null);
+}
+
+// A table's files are as its last commit found them, whichever partition that was for.
+function newest(rows) {
+  const known = rows.filter((row) => row.files);
+  return known.reduce((best, row) => (!best || row.committed_at > best.committed_at ? row : best), null);
+}
+
+function files(row) {
+  if (!row) return dash;
+  const { data, deletes, bytes: size } = row.files;
+  return `${count(data)}${deletes ? ` + ${count(deletes)}` : ""}, ${bytes(size)}`;
 }
 
 function drawGroup(body, group) {
@@ -273,6 +285,7 @@ function drawGroup(body, group) {
     [mine.length ? rate(sum(mine, "rows_per_s")) : dash, "n"],
     [mine.length ? count(sum(mine, "rows")) : dash, "n"],
     [ago(greatest(rows, "committed_at")), "n"],
+    [files(newest(rows)), "n"],
     ["", "n"],
     [mine.length === rows.length ? "here" : mine.length ? `${mine.length} here` : "elsewhere", ""],
   ].forEach(([value, style], i) => text(cells[i], value, style));
@@ -284,7 +297,7 @@ function createPartition(row) {
   const name = make("th", "", `partition ${row.partition}`);
   name.scope = "row";
   line.append(name);
-  for (let i = 0; i < 8; i++) line.append(make("td", i < 7 ? "n" : ""));
+  for (let i = 0; i < 9; i++) line.append(make("td", i < 8 ? "n" : ""));
   return line;
 }
 
@@ -298,6 +311,7 @@ function drawPartition(line, row) {
     [rate(row.rows_per_s), "n"],
     [count(row.rows), "n"],
     [ago(row.committed_at), "n"],
+    ["", "n"],
     [row.version ?? dash, "n"],
     [row.mine ? "here" : "elsewhere", ""],
   ].forEach(([value, style], i) => text(cells[i], value, style));

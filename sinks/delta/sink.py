@@ -217,4 +217,4 @@ class DeltaSink(Sink):
 
     def _receipt(self, next_offsets: dict[TopicPartition, int], version: int | None, rows: int) -> Receipt:
         self._seen |= next_offsets if version is not None else {}
-        return Receipt(next_offsets, version, datetime.now(UTC), rows)
+        return Receipt(next_offsets, version, datetime.now(UTC), rows, self._upkeep.files)

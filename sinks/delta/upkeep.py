@@ -32,7 +32,7 @@ from deltalake.exceptions import DeltaError
 
 from config.errors import LakewardError
 from config.pipeline import DeltaConfig
-from sinks.base import Target
+from sinks.base import TableFiles, Target
 from sinks.delta import commit
 from sinks.delta.state import TableState
 from sinks.delta.storage import load, store_errors
@@ -87,6 +87,7 @@ class Upkeep:
         self._target = target
         self._sizes = SIZES[:2] if config.write_mode == "upsert" else SIZES
         self._commits = 0
+        self.files: TableFiles | None = None
         self._in_vain: dict[tuple[tuple[tuple[str, str], ...], int], int] = {}
         self._leftovers = False
         self._vacuum: Thread | None = None
@@ -103,6 +104,7 @@ class Upkeep:
         """The next compaction, None if it can wait."""
         fan_in = FAN_IN * (PATIENCE if hurried else 1)
         sizes = partition_sizes(state)
+        self.files = TableFiles(sum(map(len, sizes.values())), 0, sum(map(sum, sizes.values())))
         found = self._due(sizes, fan_in)
         if found is None and self._leftovers and not hurried:
             found = self._due(sizes, 2)

@@ -26,6 +26,7 @@ from pyiceberg.table.update import (
     TableUpdate,
 )
 
+from sinks.base import TableFiles
 from sinks.iceberg.history import Expiry
 from sinks.iceberg.manifests import Manifests
 from sinks.iceberg.schema import iceberg_type
@@ -48,6 +49,15 @@ class Prepared:
     requirements: tuple[TableRequirement, ...]
     snapshot_id: int
     manifests: Manifests
+
+
+def table_files(table: Table) -> TableFiles | None:
+    """What the current snapshot's summary says of the table's files."""
+    snapshot = table.current_snapshot()
+    if snapshot is None or snapshot.summary is None:
+        return None
+    counts = [snapshot.summary[f"total-{what}"] for what in ("data-files", "delete-files", "files-size")]
+    return TableFiles(*(int(count or 0) for count in counts))
 
 
 def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evolved:

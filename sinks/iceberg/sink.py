@@ -380,4 +380,5 @@ class IcebergSink(Sink):
 
     def _receipt(self, batch: Batch, state: SinkState, version: int | None, rows: int) -> Receipt:
         offsets = {tp: state.offsets[tp] for tp in batch.ranges if tp in state.offsets}
-        return Receipt(offsets, version, datetime.now(UTC), rows)
+        files = commit.table_files(self._table) if self._table is not None else None
+        return Receipt(offsets, version, datetime.now(UTC), rows, files)

@@ -42,6 +42,7 @@ def cell(page: Page, row: str, column: str) -> str:
         "Rows/s",
         "Rows",
         "Last commit",
+        "Files",
         "Snapshot or version",
         "Worker",
     ]
@@ -67,6 +68,7 @@ async def test_rows_lag_and_watermarks_are_shown_and_refresh_by_themselves(
     await expect(page.locator(cell(page, "partition 0", "Next offset"))).to_have_text("1,000")
     await expect(page.locator(cell(page, "partition 0", "Rows"))).to_have_text("980")
     await expect(page.locator(cell(page, "partition 0", "Lag, rows"))).to_have_text("0")
+    await expect(page.locator("#progress tr.group >> nth=0").locator("td >> nth=6")).to_have_text("44 + 12, 25 MiB")
     decoding = page.locator(f"#topics tr:has-text('{customers}')")
     await expect(decoding).to_contain_text("20 tombstone")
 
