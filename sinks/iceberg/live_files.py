@@ -68,25 +68,29 @@ class LiveFiles:
     ) -> None:
         """Bring it to the table's current snapshot: at no cost if only we, or other workers for partitions of theirs,
         have committed since. `offsets` are the table's, `partitions` those that must be known."""
-        wanted = list(partitions)
-        ours = self.known and all(self.offsets.get(tp) == offsets.get(tp) for tp in wanted)
-        if ours and self._untouched(table, wanted):
+        self._forget_tidied(table)
+        if self.known and all(self.offsets.get(tp) == offsets.get(tp) for tp in partitions):
             self.snapshot_id = table.metadata.current_snapshot_id
         else:
             self._read(table.metadata, table.io, offsets)
 
-    def _untouched(self, table: Table, partitions: Iterable[TopicPartition]) -> bool:
-        """Whether all snapshots since the one we know are this sink's, and none tidied these partitions' files."""
+    def _forget_tidied(self, table: Table) -> None:
+        """Forget the partitions whose files were tidied since the snapshot that we know, which no offset tells, and
+        everything if a snapshot since then isn't this sink's."""
+        tidied: set[TopicPartition] = set()
         for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id):
             if snapshot.snapshot_id == self.snapshot_id:
-                return True
+                break
             summary = snapshot.summary.additional_properties if snapshot.summary else {}
             if offsets_key(self.target) not in summary:
-                return False
-            tidied = json.loads(summary.get(tidied_key(self.target), "{}"))
-            if any(tp.partition in tidied.get(tp.topic, ()) for tp in partitions):
-                return False
-        return self.snapshot_id == table.metadata.current_snapshot_id
+                self.known = False
+                return
+            for topic, numbers in json.loads(summary.get(tidied_key(self.target), "{}")).items():
+                tidied |= {TopicPartition(topic, number) for number in numbers}
+        else:
+            self.known = self.known and self.snapshot_id == table.metadata.current_snapshot_id
+        for tp in tidied:
+            self.offsets.pop(tp, None)
 
     def _read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
         """All of the current snapshot, from its manifests; `offsets` are the table's."""

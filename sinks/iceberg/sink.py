@@ -137,6 +137,7 @@ class IcebergSink(Sink):
                     raise
                 # other workers have committed for so long that what this one remembers of the table is removed
                 log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
+                self._live.forget()
                 self._table = None
             except IndexDamaged as damage:
                 log.warning("iceberg.index_damaged", table=self.target.name, attempt=attempt + 1, reason=str(damage))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from contract_base import inserts, opened
-from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, order
+from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, log_rows, order
 from contract_harness import target
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -152,6 +152,28 @@ def test_another_worker_commits_while_files_are_rewritten(tmp_path: Path) -> Non
             two.tidy()
     assert harness.rows() == folded(*ours, *theirs)
     assert counts(present(harness))[0] < 24
+
+
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_a_partition_comes_over_whose_files_were_tidied_since_its_last_commit(mode: Any, tmp_path: Path) -> None:
+    """The worker that gets it has seen its offset before the tidying, and has committed for others after it."""
+    harness = IcebergHarness(mode, tmp_path)
+    ours, theirs = updates(12, keys=6), updates(6, keys=6, partition=1)
+    with closing(opened(harness)) as one, closing(opened(harness)) as two:
+        for part in ours[:8]:
+            one.write(batch(part))
+        two.write(batch(theirs[0]))
+        two.tidy()
+        for _ in range(3):
+            one.tidy()
+        for part in theirs[1:]:
+            two.write(batch(part))
+            two.tidy()
+        for part in ours[8:]:
+            two.write(batch(part))
+            two.tidy()
+    expected = folded if mode == "upsert" else log_rows
+    assert harness.rows() == expected(*ours, *theirs)
 
 
 @contextmanager
