@@ -24,7 +24,7 @@ from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, TableState, schema_transactions
 from sinks.delta.storage import load, storage_options, store_errors
 from sinks.delta.turns import Turns
-from sinks.delta.upkeep import Upkeep
+from sinks.delta.upkeep import Upkeep, partition_sizes
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, reduce, union_changelog
 from sources.changes import TopicPartition
@@ -108,7 +108,7 @@ class DeltaSink(Sink):
                 for job in jobs:
                     job.begin()
             return
-        compaction = self._upkeep.due(state, hurried=hurried)
+        compaction = self._upkeep.due(partition_sizes(state), hurried=hurried)
         if compaction is not None and not self._commit(partial(self._upkeep.compact, state, compaction)):
             log.info("delta.not_compacted", table=self._uri, reason="another writer took one of the files away")
 

@@ -14,7 +14,7 @@ from config.pipeline import DeltaConfig
 from sinks.base import Target
 from sinks.delta.state import TableState
 from sinks.delta.storage import load, storage_options, store_errors
-from sinks.delta.upkeep import FAN_IN, Upkeep, partition_sizes
+from sinks.delta.upkeep import FAN_IN, LOOK_EVERY, SIZES, PartitionSizes, Upkeep, partition_sizes
 from sinks.status import Files, TableStatus, by_size
 from sinks.status import Upkeep as Planned
 
@@ -27,22 +27,22 @@ def delta_status(config: DeltaConfig, target: Target) -> TableStatus | None:
         return None
     state = TableState(table, target)
     with store_errors(target.name):
-        actions = pa.table(table.get_add_actions(flatten=True))
+        partitions = partition_sizes(state)
+        counts = pa.table(table.get_add_actions(flatten=True)).column("num_records").to_pylist()
         newest = table.history(1)[0]
         log = _log(table)
-    sizes = actions.column("size_bytes").to_pylist()
-    rows = sum(count or 0 for count in actions.column("num_records").to_pylist())
+    sizes = [size for files in partitions.values() for size in files]
     return TableStatus(
         target.sink_id,
         target.name,
         state.id,
         str(state.version),
         datetime.fromtimestamp(newest["timestamp"] / 1000, UTC),
-        rows,
+        sum(count or 0 for count in counts),
         Files(len(sizes), sum(sizes), by_size(sizes)),
         sum(path.endswith(".json") for path in log),
         _to_read(log),
-        tuple(_upkeep(config, options, target, state)),
+        tuple(_upkeep(Upkeep(config, options, target), config, state, partitions)),
     )
 
 
@@ -60,16 +60,17 @@ def _to_read(log: Mapping[str, int]) -> int:
     return sum(size for name, size in log.items() if name[:20] > last or (name in checkpoints and name[:20] == last))
 
 
-def _upkeep(config: DeltaConfig, options: dict[str, str], target: Target, state: TableState) -> Iterator[Planned]:
-    upkeep = Upkeep(config, options, target)
-    compaction = upkeep.due(state, hurried=False)
+def _upkeep(upkeep: Upkeep, config: DeltaConfig, state: TableState, partitions: PartitionSizes) -> Iterator[Planned]:
+    soon = f"within {LOOK_EVERY} commits"
+    compaction = upkeep.due(partitions, hurried=False)
     if compaction is not None:
         where = ", ".join(f"{name}={value}" for name, value in compaction.partition)
-        yield Planned(f"compact {compaction.files} small files{f' of {where}' * bool(where)}", "within 8 commits")
+        yield Planned(f"compact {compaction.files} small files{f' of {where}' * bool(where)}", soon)
     else:
-        most = max((sum(size <= 4 << 20 for size in files) for files in partition_sizes(state).values()), default=0)
+        small = SIZES[1] // 2
+        most = max((sum(size <= small for size in files) for files in partitions.values()), default=0)
         yield Planned("compact small files of a partition", f"once {FAN_IN} of one size are there; {most} so far")
     if not config.maintenance.enabled:
         yield Planned("nothing is vacuumed", "unless delta.maintenance is enabled")
     for job in upkeep.jobs(state):
-        yield Planned(job.claim.app_id.rsplit("/", 1)[1].removesuffix("d"), "within 8 commits")
+        yield Planned(job.what, soon)

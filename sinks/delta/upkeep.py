@@ -55,12 +55,19 @@ PATIENCE = 4
 """How many times as many files may gather, and commits pass between two looks, while rows are waiting."""
 
 
+Partition = tuple[tuple[str, str], ...]
+"""A partition's columns and values, as delta-rs wants them in a filter."""
+
+PartitionSizes = Mapping[Partition, Sequence[int]]
+"""Bytes of the data files of each partition."""
+
+
 @dataclass(frozen=True)
 class Compaction:
-    """Small files of one partition that are to be brought together: its values as delta-rs wants them in a filter, the
-    bytes up to which files are filled, and how many small files there are."""
+    """Small files of one partition that are to be brought together: the bytes up to which files are filled, and how
+    many small files there are."""
 
-    partition: tuple[tuple[str, str], ...]
+    partition: Partition
     target_bytes: int
     files: int
 
@@ -72,8 +79,10 @@ class Compaction:
 
 @dataclass(frozen=True)
 class Job:
-    """Maintenance that is due: the identifier by which one worker takes it on, and what it does once that landed."""
+    """Maintenance that is due: what, the identifier by which one worker takes it on, and what it does once that
+    landed."""
 
+    what: str
     claim: Transaction
     begin: Callable[[], None]
 
@@ -88,7 +97,7 @@ class Upkeep:
         self._sizes = SIZES[:2] if config.write_mode == "upsert" else SIZES
         self._commits = 0
         self.files: TableFiles | None = None
-        self._in_vain: dict[tuple[tuple[tuple[str, str], ...], int], int] = {}
+        self._in_vain: dict[tuple[Partition, int], int] = {}
         self._leftovers = False
         self._vacuum: Thread | None = None
 
@@ -100,10 +109,9 @@ class Upkeep:
         self._commits = 0
         return True
 
-    def due(self, state: TableState, *, hurried: bool) -> Compaction | None:
+    def due(self, sizes: PartitionSizes, *, hurried: bool) -> Compaction | None:
         """The next compaction, None if it can wait."""
         fan_in = FAN_IN * (PATIENCE if hurried else 1)
-        sizes = partition_sizes(state)
         self.files = TableFiles(sum(map(len, sizes.values())), 0, sum(map(sum, sizes.values())))
         found = self._due(sizes, fan_in)
         if found is None and self._leftovers and not hurried:
@@ -111,7 +119,7 @@ class Upkeep:
             self._leftovers = found is not None
         return found
 
-    def _due(self, sizes: Mapping[tuple[tuple[str, str], ...], Sequence[int]], fan_in: int) -> Compaction | None:
+    def _due(self, sizes: PartitionSizes, fan_in: int) -> Compaction | None:
         for target in self._sizes:
             for partition, files in sizes.items():
                 small = [size for size in files if size <= target // 2]
@@ -138,17 +146,17 @@ class Upkeep:
         maintenance = self._config.maintenance
         if not maintenance.enabled:
             return []
-        all_of_it: list[tuple[str, float, Callable[[], None]]] = [
-            ("optimized", maintenance.optimize_interval_seconds, self._begin_leftovers),
-            ("vacuumed", maintenance.vacuum_interval_seconds, self._begin_vacuum),
+        kinds: list[tuple[str, str, float, Callable[[], None]]] = [
+            ("optimize", "optimized", maintenance.optimize_interval_seconds, self._begin_leftovers),
+            ("vacuum", "vacuumed", maintenance.vacuum_interval_seconds, self._begin_vacuum),
         ]
         now = time.time()
         due = []
-        for name, interval, begin in all_of_it:
+        for what, name, interval, begin in kinds:
             app_id = f"lakeward/{self._target.pipeline_id}/{self._target.sink_id}/{name}"
             last = (state.table.transaction_version(app_id) or 0) / 1e6
             if now - last >= interval:
-                due.append(Job(Transaction(app_id, int(now * 1e6)), begin))
+                due.append(Job(what, Transaction(app_id, int(now * 1e6)), begin))
         return due
 
     def _begin_leftovers(self) -> None:
@@ -175,11 +183,10 @@ class Upkeep:
             log.info("delta.vacuumed", table=self._target.name, files=len(removed), older_than_hours=hours)
 
 
-def partition_sizes(state: TableState) -> dict[tuple[tuple[str, str], ...], list[int]]:
-    """Bytes of the data files of each partition."""
+def partition_sizes(state: TableState) -> PartitionSizes:
     actions = pa.table(state.table.get_add_actions(flatten=True))
     names = state.table.metadata().partition_columns
-    sizes: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
+    sizes: dict[Partition, list[int]] = defaultdict(list)
     columns = [actions.column("size_bytes").to_pylist(), *(_texts(actions.column(f"partition.{n}")) for n in names)]
     for size, *values in zip(*columns, strict=True):
         sizes[tuple(zip(names, values, strict=True))].append(size)
