@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from sinks.base import TableFiles
+
 Level = Literal["ok", "busy", "error"]
 SinkStatus = Literal["running", "retrying", "failed", "idle"]
 
@@ -54,16 +56,7 @@ class PartitionView:
     rows_per_s: float | None
     commits: int | None
     commit_seconds: float | None
-    files: FilesView | None
-
-
-@dataclass(frozen=True)
-class FilesView:
-    """What the sink's table consisted of when this worker last saw it."""
-
-    data: int
-    deletes: int
-    bytes: int
+    files: TableFiles | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from agents.stats import PipelineStats, SinkProgress
 from app.lag import CaughtUp
 from app.snapshot import (
     ErrorView,
-    FilesView,
     PartitionView,
     SinkStatus,
     SinkView,
@@ -137,7 +136,7 @@ def _partitions(
                 round(progress.rate.per_second(), 1) if own else None,
                 progress.commits if own else None,
                 progress.commit_seconds,
-                FilesView(*progress.files) if progress.files else None,
+                progress.files,
             )
 
 

@@ -21,7 +21,7 @@ from config.pipeline import IcebergConfig, PipelineConfig
 from sinks.delta.storage import load, storage_options
 from sinks.factory import TablePlan, plan_tables
 from sinks.iceberg.catalog import connect
-from sinks.iceberg.state import offsets_key
+from sinks.iceberg.state import offsets_key, summary_entries
 from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_TS
 
 
@@ -56,8 +56,7 @@ def _iceberg(plan: TablePlan) -> npt.NDArray[np.float64]:
     key = offsets_key(plan.target)
     passed: Passed = {}
     for snapshot in table.snapshots():
-        summary = snapshot.summary.additional_properties if snapshot.summary else {}
-        offsets = json.loads(summary.get(key, "{}")).get(plan.target.topics[0], {})
+        offsets = json.loads(summary_entries(snapshot).get(key, "{}")).get(plan.target.topics[0], {})
         for partition, offset in offsets.items():
             passed.setdefault(int(partition), []).append((offset, snapshot.timestamp_ms))
     return _ages(table.scan(selected_fields=(CDC_OP, CDC_TS, CDC_PARTITION, CDC_OFFSET)).to_arrow(), passed)

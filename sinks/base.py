@@ -84,7 +84,8 @@ class Batch:
         return Batch(ranges, changes, self.partition_counts)
 
 
-class TableFiles(NamedTuple):
+@dataclass(frozen=True)
+class TableFiles:
     """What a lake table consists of: data files, delete files, and the bytes of all of them."""
 
     data: int

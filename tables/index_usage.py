@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from rocksdict import AccessType, Options, Rdict, ReadOptions
+from rocksdict import AccessType, Options, Rdict
+
+from tables.key_index import IndexedFile
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,12 @@ def index_usage(path: Path) -> IndexUsage | None:
         return None
     keys: Counter[str] = Counter()
     try:
-        tables = {}
-        entries = database.items(from_key=b"M", read_opt=ReadOptions())
-        for key, value in entries:
-            tables[json.loads(value)["number"]] = json.loads(key[1:])[0]
+        tables = {json.loads(v)["number"]: json.loads(k[1:])[0] for k, v in database.items(from_key=b"M")}
         for key, value in database.items(from_key=b"F"):
             if not key.startswith(b"F"):
                 break
-            rows, dead = int.from_bytes(value[:4], "little"), int.from_bytes(value[4:8], "little")
-            keys[tables.get(int.from_bytes(key[1:5], "big"), "")] += rows - dead
+            file = IndexedFile.decode(value)
+            keys[tables.get(int.from_bytes(key[1:5], "big"), "")] += file.rows - file.dead
     finally:
         database.close()
     return IndexUsage(keys, sum(file.stat().st_size for file in path.iterdir() if file.is_file()))

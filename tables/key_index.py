@@ -50,6 +50,15 @@ class IndexedFile:
     rows: int
     dead: int
 
+    def encode(self) -> bytes:
+        """As the value of an F entry."""
+        return self.rows.to_bytes(4, "little") + self.dead.to_bytes(4, "little") + self.path.encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> IndexedFile:
+        """From the value of an F entry."""
+        return cls(value[8:].decode(), int.from_bytes(value[:4], "little"), int.from_bytes(value[4:8], "little"))
+
 
 @dataclass(frozen=True)
 class PlacedRows:
@@ -152,7 +161,7 @@ class PartitionIndex:
         offset = meta["next_offset"]
         self.state = None if offset is None else IndexState(offset, meta["files"] or 0)
         entries = database.scan(b"F" + self._number, generation)
-        self.files = {int.from_bytes(k[5:9], "big"): _file(v) for k, v in entries}
+        self.files = {int.from_bytes(k[5:9], "big"): IndexedFile.decode(v) for k, v in entries}
 
     def look_up(self, keys: pa.Table) -> Positions:
         """Where the rows of these keys (distinct, no nulls) lie; keys without a row are left out."""
@@ -228,8 +237,7 @@ class PartitionIndex:
 
     def _know(self, batch: WriteBatch, file_id: int, file: IndexedFile) -> None:
         self.files[file_id] = file
-        counts = file.rows.to_bytes(4, "little") + file.dead.to_bytes(4, "little")
-        batch.put(self._file_key(file_id), counts + file.path.encode())
+        batch.put(self._file_key(file_id), file.encode())
 
     def _file_key(self, file_id: int) -> bytes:
         return b"F" + self._number + file_id.to_bytes(4, "big")
@@ -250,7 +258,3 @@ class PartitionIndex:
 
     def _encode(self, keys: pa.Table, *, ordered: bool = True) -> list[bytes]:
         return encode_keys(keys, b"K" + self._number, ordered=ordered)
-
-
-def _file(value: bytes) -> IndexedFile:
-    return IndexedFile(value[8:].decode(), int.from_bytes(value[:4], "little"), int.from_bytes(value[4:8], "little"))

@@ -8,12 +8,11 @@ import structlog
 from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
-from sinks.iceberg.files import Staging, topic_hash
+from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.state import SinkState
-from sinks.iceberg.tidy import Files, Patience, Step, Tidied, due, stage
+from sinks.iceberg.tidy import Patience, Step, Tidied, due, stage
 from sources.changes import CDC_OFFSET, CDC_PARTITION, CDC_TOPIC, TopicPartition
-from tables.key_index import IndexedFile
 
 log = structlog.get_logger("lakeward.iceberg")
 
@@ -24,13 +23,7 @@ class Appends:
     def __init__(self, live: LiveFiles) -> None:
         self._live = live
 
-    def catch_up(
-        self,
-        table: Table,
-        state: SinkState,
-        partitions: Collection[TopicPartition],
-        key: tuple[str, ...],  # noqa: ARG002 - as Upserts has it
-    ) -> bool:
+    def catch_up(self, table: Table, state: SinkState, partitions: Collection[TopicPartition]) -> bool:
         """Look at the table's current snapshot; True if these partitions' files, or deletes, aren't those we knew."""
         before = self._seen(partitions)
         try:
@@ -43,26 +36,15 @@ class Appends:
 
     def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:
         """What there is to tidy in the files of these partitions."""
-        return due(self._live, patience, {tp: self._files(tp) for tp in partitions})
+        return due(self._live, patience, {tp: self._live.indexed(tp, {}) for tp in partitions})
 
-    def rewrite(
-        self,
-        step: Step,
-        staging: Staging,
-        table: Table,
-        partitions: Collection[TopicPartition],
-        key: tuple[str, ...],  # noqa: ARG002 - as Upserts has it
-    ) -> Tidied:
+    def rewrite(self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition]) -> Tidied:
         """Write the files of a tidying step, rows in Kafka's order."""
         order = (CDC_TOPIC, CDC_PARTITION, CDC_OFFSET)
         return stage(step, staging, table, self._live, partitions, order, counted=False)
 
     def tidied(self, tidied: Tidied) -> None:
         """Nothing is kept beside the live files."""
-
-    def _files(self, tp: TopicPartition) -> Files:
-        owned = sorted(self._live.owned.get((topic_hash(tp.topic), tp.partition), ()))
-        return {number: IndexedFile(path, self._live.data[path].rows, 0) for number, path in enumerate(owned)}
 
     def _seen(self, partitions: Collection[TopicPartition]) -> tuple[list[int], set[str]]:
         return [self._live.fingerprint(tp) for tp in partitions], set(self._live.deletes)

@@ -62,10 +62,19 @@ def topic_hash(topic: str) -> str:
     return blake2b(topic.encode(), digest_size=8).hexdigest()
 
 
+def owner_id(tp: TopicPartition) -> tuple[str, int]:
+    """How file names tell a Kafka partition: (topic hash, partition)."""
+    return topic_hash(tp.topic), tp.partition
+
+
 def owner_of(path: str) -> tuple[str, int] | None:
-    """(topic hash, Kafka partition) of a data or delete file that a sink wrote, None for a foreign one."""
+    """The `owner_id` of a data or delete file that a sink wrote, None for a foreign one."""
     match = _OWNED.search(path)
     return None if match is None else (match["topic"], int(match["partition"]))
+
+
+def _file_name(kind: str, tp: TopicPartition) -> str:
+    return f"{kind}-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class Staging:
             parts = [(part.partition_key, part.arrow_table_partition) for part in split]
         for key, part in parts:
             if part.num_rows:
-                name = f"lw-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
+                name = _file_name("lw", tp)
                 path = self._locations.new_data_location(name, key)
                 size, parquet = self._write(path, part.schema, [part], ROWS_PER_ROW_GROUP)
                 statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
@@ -113,7 +122,7 @@ class Staging:
     def position_deletes(self, tp: TopicPartition, deleted: DeletedRows, spec_id: int, partition: Record) -> DataFile:
         """Write one delete file, owned by `tp`; the data files that it names all have this spec and partition."""
         deleted = deleted.sorted()
-        name = f"lw-deletes-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
+        name = _file_name("lw-deletes", tp)
         path = self._locations.new_data_location(name)
         size, _ = self._write(path, _DELETES, deleted.batches(_DELETES, DELETES_PER_ROW_GROUP), DELETES_PER_ROW_GROUP)
         first, last = deleted.paths[deleted.codes[0]], deleted.paths[deleted.codes[-1]]

@@ -37,7 +37,7 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
 from sinks.base import Target
-from sinks.iceberg.state import offsets_key
+from sinks.iceberg.state import lineage, offsets_key, retired_key, summary_entries
 from sinks.iceberg.store import at_once
 
 log = structlog.get_logger("lakeward.history")
@@ -75,7 +75,7 @@ class History:
     """The history of one table, as one sink keeps it."""
 
     def __init__(self, target: Target, maintenance: IcebergMaintenanceConfig) -> None:
-        self._property = f"lakeward.retired.{target.pipeline_id}.{target.sink_id}"
+        self._property = retired_key(target)
         self._offsets_key = offsets_key(target)
         self._maintenance = maintenance
         self._pending: list[Retired] = []
@@ -129,7 +129,7 @@ class History:
         return count
 
     def _is_ours(self, snapshot: Snapshot) -> bool:
-        return snapshot.summary is not None and self._offsets_key in snapshot.summary.additional_properties
+        return self._offsets_key in summary_entries(snapshot)
 
     # -- after commits
 
@@ -181,15 +181,6 @@ def lists(io: FileIO, path: str | None) -> Iterator[Retired]:
         kept = frozenset(content["kept"])
         yield Retired(path, content["at"], kept, content["continues"], tuple(content["files"]))
         path = content["previous"]
-
-
-def lineage(metadata: TableMetadata, snapshot_id: int | None) -> Iterator[Snapshot]:
-    """A snapshot and its ancestors, newest first, as far as the table still has them."""
-    snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
-    snapshot = snapshots.get(snapshot_id or -1)
-    while snapshot is not None:
-        yield snapshot
-        snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
 
 
 def _held(metadata: TableMetadata, main: list[Snapshot]) -> set[int]:

@@ -21,11 +21,10 @@ from pyiceberg.typedef import Record
 
 from config.errors import PipelineStopped
 from sinks.base import Target
-from sinks.iceberg.files import owner_of, topic_hash
-from sinks.iceberg.history import lineage
-from sinks.iceberg.state import offsets_key, tidied_key
+from sinks.iceberg.files import owner_id, owner_of
+from sinks.iceberg.state import lineage, offsets_key, summary_entries, tidied_key
 from sources.changes import TopicPartition
-from tables.key_index import fingerprint
+from tables.key_index import IndexedFile, fingerprint
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class LiveFiles:
         for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id):
             if snapshot.snapshot_id == self.snapshot_id:
                 break
-            summary = snapshot.summary.additional_properties if snapshot.summary else {}
+            summary = summary_entries(snapshot)
             if offsets_key(self.target) not in summary:
                 self.known = False
                 return
@@ -131,7 +130,12 @@ class LiveFiles:
 
     def of(self, tp: TopicPartition) -> set[str]:
         """The paths of files that may hold rows of a Kafka partition: its own and the foreign ones."""
-        return self.owned.get((topic_hash(tp.topic), tp.partition), set()) | self.owned.get(None, set())
+        return self.owned.get(owner_id(tp), set()) | self.owned.get(None, set())
+
+    def indexed(self, tp: TopicPartition, dead: Mapping[str, int]) -> dict[int, IndexedFile]:
+        """A Kafka partition's own data files as a key index would have them, with so many dead rows by path."""
+        owned = sorted(self.owned.get(owner_id(tp), ()))
+        return {n: IndexedFile(path, self.data[path].rows, dead.get(path, 0)) for n, path in enumerate(owned)}
 
     def fingerprint(self, tp: TopicPartition) -> int:
         """The hash of `of`."""

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
@@ -19,7 +18,7 @@ from config.errors import PipelineStopped
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import owner_of
 from sinks.iceberg.live_files import live_entries
-from sinks.iceberg.store import at_once
+from sinks.iceberg.store import at_once, columns_by_id
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.key_index import FileKeys
 
@@ -38,9 +37,7 @@ def live_keys(table: Table, key: tuple[str, ...], tp: TopicPartition, paths: set
     names = {table.schema().find_field(name).field_id: name for name in (*key, CDC_TOPIC, CDC_PARTITION)}
     for file in files:
         rows = _read(table.io, file.file_path, names)
-        alive = np.ones(rows.num_rows, dtype=bool)
-        for dead in gone.get(file.file_path, ()):
-            alive[dead] = False
+        alive = alive_rows(rows.num_rows, gone.get(file.file_path, ()))
         if owner_of(file.file_path) is None:  # a file that another engine rewrote may mix partitions
             _check_owned(rows, file.file_path)
             of_topic = pc.equal(rows.column(CDC_TOPIC), tp.topic)
@@ -74,13 +71,15 @@ def deleted_positions(
     return gone
 
 
+def alive_rows(count: int, gone: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    """Which of a file's rows aren't at any of these positions."""
+    alive = np.ones(count, dtype=np.bool_)
+    for positions in gone:
+        alive[positions] = False
+    return alive
+
+
 def _read(io: FileIO, path: str, names: dict[int, str]) -> pa.Table:
-    """Columns of a data file by field id (a column may have been named otherwise when it was written)."""
+    """A few columns of a data file, which of a large one are all that is read."""
     with io.new_input(path).open() as stream:
-        parquet = pq.ParquetFile(stream)
-        ids = {
-            int((field.metadata or {}).get(PYARROW_PARQUET_FIELD_ID_KEY, b"-1")): field.name
-            for field in parquet.schema_arrow
-        }
-        table = parquet.read(columns=[ids[field_id] for field_id in names if field_id in ids])
-    return table.rename_columns([names[field_id] for field_id in names if field_id in ids])
+        return columns_by_id(pq.ParquetFile(stream), names)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -126,7 +127,7 @@ class IcebergSink(Sink):
         for attempt in range(COMMIT_ATTEMPTS):
             remembered = self._table is not None
             try:
-                with sorted_errors(self._config):
+                with self._unsure(), sorted_errors(self._config):
                     return self._attempt(batch)
             except CommitConflict as conflict:
                 log.info("iceberg.conflict", table=self.target.name, attempt=attempt + 1, reason=str(conflict))
@@ -143,19 +144,13 @@ class IcebergSink(Sink):
                 log.warning("iceberg.index_damaged", table=self.target.name, attempt=attempt + 1, reason=str(damage))
                 if self._upserts is not None:
                     self._upserts.forget()
-            except CommitUnknown as error:
-                self._table = None
-                raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error
-            except Unavailable:
-                self._table = None  # the commit may have landed: the next attempt looks
-                raise
         raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
 
     def tidy(self, *, hurried: bool = False) -> None:
         if self._table is None:
             return
         try:
-            with sorted_errors(self._config):
+            with self._unsure(), sorted_errors(self._config):
                 self._tidy_files(HURRIED if hurried else CALM)
                 self._history.clean(self._table or self._require())
         except IndexDamaged as damage:
@@ -164,17 +159,23 @@ class IcebergSink(Sink):
             log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
             self._live.forget()
             self._table = None
-        except CommitUnknown as error:
-            self._table = None
-            raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error
-        except Unavailable:
-            self._table = None  # the commit may have landed: the next one looks
-            raise
 
     def close(self) -> None:
         if self._index is not None and self._upserts is not None:
             self._upserts = None
             self._index.close()
+
+    @contextmanager
+    def _unsure(self) -> Iterator[None]:
+        """Once the catalog or the store was away a commit may have landed: the next attempt looks."""
+        try:
+            yield
+        except CommitUnknown as error:
+            self._table = None
+            raise Unavailable(f"table {self.target.name}: the catalog's answer was lost: {error}") from error
+        except Unavailable:
+            self._table = None
+            raise
 
     # -- one attempt
 
@@ -250,15 +251,14 @@ class IcebergSink(Sink):
             table = self._table or self._require()
             self._settle(table)
             state = self._state(table)
-            key = tuple(sorted(table.schema().identifier_field_names()))
-            if self._files.catch_up(table, state, self._written, key) and tidied is not None:
+            if self._files.catch_up(table, state, self._written) and tidied is not None:
                 break  # somebody else changed these files
             step = self._files.due(self._written, patience)
             if step is None:
                 break
             if tidied is None:
                 staging = Staging(table.metadata, table.io)
-                tidied = self._files.rewrite(step, staging, table, self._written, key)
+                tidied = self._files.rewrite(step, staging, table, self._written)
                 pa.default_memory_pool().release_unused()  # a step reads far more than a batch
             if self._publish_tidied(table, state, tidied):
                 rows = {f"{tp.topic}/{tp.partition}": len(files) for tp, files in tidied.dropped.items()}
@@ -323,7 +323,7 @@ class IcebergSink(Sink):
         identifiers = table.schema().identifier_field_names()
         for change in batch.changes if identifiers else ():  # a table that has had no rows yet gets its key now
             check_key(table, self.target.name, change.schema.key, change.topic)
-        return self._upserts.catch_up(table, state, batch.ranges, tuple(sorted(identifiers)))
+        return self._upserts.catch_up(table, state, batch.ranges)
 
     def _evolution(self, table: Table, state: SinkState, batch: Batch) -> Evolution:
         return evolve(

@@ -9,10 +9,11 @@ wrote it: a rollback to before all that is known of the offsets.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
 
 from config.errors import DestinationChanged
 from sinks.base import Batch, Target
@@ -34,17 +35,14 @@ class SinkState:
         Raises DestinationChanged if neither tells of the current snapshot.
         """
         keys = _keys(target)
-        entries = {name: metadata.properties.get(key) for name, key in keys.items()}
-        snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
-        snapshot = snapshots.get(metadata.current_snapshot_id or -1)
-        while snapshot is not None:
-            summary = snapshot.summary.additional_properties if snapshot.summary else {}
-            if keys["offsets"] in summary:
-                entries = {name: summary.get(key) for name, key in keys.items()}
+        for snapshot in lineage(metadata, metadata.current_snapshot_id):
+            found = summary_entries(snapshot)
+            if keys["offsets"] in found:
                 break
-            snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
         else:
             _check_age(metadata, target)
+            found = metadata.properties
+        entries = {name: found.get(key) for name, key in keys.items()}
         offsets = json.loads(entries["offsets"] or "{}")
         return cls(
             {TopicPartition(t, int(p)): offset for t, of_topic in offsets.items() for p, offset in of_topic.items()},
@@ -86,22 +84,44 @@ def _check_age(metadata: TableMetadata, target: Target) -> None:
         )
 
 
+def lineage(metadata: TableMetadata, snapshot_id: int | None) -> Iterator[Snapshot]:
+    """A snapshot and its ancestors, newest first, as far as the table still has them."""
+    snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
+    snapshot = snapshots.get(snapshot_id or -1)
+    while snapshot is not None:
+        yield snapshot
+        snapshot = snapshots.get(snapshot.parent_snapshot_id or -1)
+
+
+def summary_entries(snapshot: Snapshot) -> Mapping[str, str]:
+    """What a snapshot's summary says beside its operation."""
+    return snapshot.summary.additional_properties if snapshot.summary else {}
+
+
 def offsets_key(target: Target) -> str:
     """The key under which a snapshot's summary says that it is this sink's."""
-    return _keys(target)["offsets"]
+    return _key(target, "offsets")
 
 
 def tidied_key(target: Target) -> str:
     """The key under which a snapshot's summary says whose files it tidied: JSON {topic: [Kafka partitions]}."""
-    return f"lakeward.tidied.{target.pipeline_id}.{target.sink_id}"
+    return _key(target, "tidied")
+
+
+def retired_key(target: Target) -> str:
+    """The property that names the newest list of files that wait for their removal (see `history`)."""
+    return _key(target, "retired")
 
 
 def _sequence_key(target: Target) -> str:
     """The property with the sequence number of the snapshot that the properties were written with."""
-    return f"lakeward.sequence.{target.pipeline_id}.{target.sink_id}"
+    return _key(target, "sequence")
 
 
 def _keys(target: Target) -> dict[str, str]:
-    """Property keys; users' scripts read them, so they never change."""
-    of_sink = f"{target.pipeline_id}.{target.sink_id}"
-    return {name: f"lakeward.{name}.{of_sink}" for name in ("offsets", "partitions", "schemas")}
+    return {name: _key(target, name) for name in ("offsets", "partitions", "schemas")}
+
+
+def _key(target: Target, name: str) -> str:
+    """Users' scripts read these keys, so they never change."""
+    return f"lakeward.{name}.{target.pipeline_id}.{target.sink_id}"

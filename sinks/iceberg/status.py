@@ -16,13 +16,12 @@ from sinks.base import Target
 from sinks.iceberg import history, tidy
 from sinks.iceberg.catalog import connect, sorted_errors
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import owner_of, topic_hash
+from sinks.iceberg.files import owner_id, owner_of
 from sinks.iceberg.live_files import LiveFile, LiveFiles
-from sinks.iceberg.state import SinkState
+from sinks.iceberg.state import SinkState, lineage, retired_key
 from sinks.iceberg.store import at_once
 from sinks.status import Deletes, Files, TableStatus, Upkeep, by_size
 from sources.changes import TopicPartition
-from tables.key_index import IndexedFile
 
 
 def iceberg_status(config: IcebergConfig, target: Target) -> TableStatus | None:
@@ -48,11 +47,11 @@ def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus 
     except PipelineStopped as error:
         foreign = (Upkeep("nothing is tidied", str(error)),)
     dead = _dead_rows(table, live)
-    known = {tp: _files_of(tp, live, dead if config.write_mode == "upsert" else {}) for tp in state.offsets}
+    known = {tp: live.indexed(tp, dead if config.write_mode == "upsert" else {}) for tp in state.offsets}
     data, deletes = live.data.values(), live.deletes.values()
     manifests = snapshot.manifests(io)
     sizes = [len(io.new_input(path)) for path in (table.metadata_location, snapshot.manifest_list)]
-    lists = list(history.lists(io, metadata.properties.get(f"lakeward.retired.{target.pipeline_id}.{target.sink_id}")))
+    lists = list(history.lists(io, metadata.properties.get(retired_key(target))))
     return TableStatus(
         target.sink_id,
         target.name,
@@ -82,11 +81,6 @@ def _dead_rows(table: Table, live: LiveFiles) -> Counter[str]:
     return Counter({path: len(set(rows.tolist())) for path, rows in DeletedRows.union(read).by_file()})
 
 
-def _files_of(tp: TopicPartition, live: LiveFiles, dead: Mapping[str, int]) -> tidy.Files:
-    owned = sorted(live.owned.get((topic_hash(tp.topic), tp.partition), ()))
-    return {n: IndexedFile(path, live.data[path].rows, dead.get(path, 0)) for n, path in enumerate(owned)}
-
-
 def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iterator[Upkeep]:
     step = tidy.due(live, tidy.CALM, known)
     if step is not None:
@@ -107,8 +101,7 @@ def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iter
 
 
 def _delete_files(tp: TopicPartition, live: LiveFiles) -> list[str]:
-    owner = topic_hash(tp.topic), tp.partition
-    return [f"delete files{_where(file)}" for file in live.deletes.values() if owner_of(file.path) == owner]
+    return [f"delete files{_where(file)}" for file in live.deletes.values() if owner_of(file.path) == owner_id(tp)]
 
 
 def _where(file: LiveFile) -> str:
@@ -118,7 +111,7 @@ def _where(file: LiveFile) -> str:
 
 
 def _history(table: Table, lists: list[history.Retired]) -> Iterator[Upkeep]:
-    kept = len(list(history.lineage(table.metadata, table.metadata.current_snapshot_id)))
+    kept = len(list(lineage(table.metadata, table.metadata.current_snapshot_id)))
     left = max(1, history.KEEP + history.GROUP - kept)
     yield Upkeep(
         f"drop {history.GROUP} snapshots or more", f"in {left} commits at the earliest ({kept} in the history)"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 
 REQUESTS_AT_ONCE = 8
 WHOLE_BYTES = 8 << 20
@@ -31,3 +32,14 @@ def open_parquet(io: FileIO, path: str, **options: Any) -> pq.ParquetFile:
         return pq.ParquetFile(stream, **options)
     with stream:
         return pq.ParquetFile(pa.BufferReader(stream.read_buffer()), **options)
+
+
+def columns_by_id(parquet: pq.ParquetFile, names: Mapping[int, str]) -> pa.Table:
+    """The columns with these field ids, under these names: they may have had others when the file was written."""
+    ids = {
+        int((field.metadata or {}).get(PYARROW_PARQUET_FIELD_ID_KEY, b"-1")): field.name
+        for field in parquet.schema_arrow
+    }
+    there = {ids[field_id]: name for field_id, name in names.items() if field_id in ids}
+    # to Arrow "a" also means a column that is named "a.b"
+    return parquet.read(columns=list(there)).select(list(there)).rename_columns(there)

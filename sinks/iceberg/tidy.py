@@ -17,19 +17,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import Staging, owner_of, topic_hash
+from sinks.iceberg.files import Staging, owner_id, owner_of
 from sinks.iceberg.live_files import LiveFile, LiveFiles
-from sinks.iceberg.rebuild import deleted_positions
-from sinks.iceberg.store import at_once, open_parquet
+from sinks.iceberg.rebuild import alive_rows, deleted_positions
+from sinks.iceberg.store import at_once, columns_by_id, open_parquet
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import IndexedFile, PlacedRows
@@ -119,7 +117,7 @@ def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, File
         groups: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
         for file_id, file in indexed.items():
             found = live.data.get(file.path)
-            if found is not None and owner_of(file.path) == (topic_hash(tp.topic), tp.partition):
+            if found is not None and owner_of(file.path) == owner_id(tp):
                 groups[found.group].append(Candidate(file_id, file, found))
                 dead[found.group] += file.dead
         for candidates in groups.values():
@@ -164,7 +162,7 @@ def _chosen_deletes(
     patience: Patience,
 ) -> Iterator[tuple[TopicPartition, Sequence[LiveFile]]]:
     """Delete files of one owner and group that are to become one."""
-    owners = {(topic_hash(tp.topic), tp.partition): tp for tp in partitions}
+    owners = {owner_id(tp): tp for tp in partitions}
     groups: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile]]] = defaultdict(list)
     for file in live.deletes.values():
         owner = owner_of(file.path)
@@ -240,33 +238,24 @@ def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *
     gone = deleted_positions(table.io, deletes, group) if look else {}
     masks: dict[str, pa.Array] = {}
     for path, candidate in group.items():
-        alive = np.ones(candidate.live.rows, dtype=bool)
-        for positions in gone.get(path, ()):
-            alive[positions] = False
+        alive = alive_rows(candidate.live.rows, gone.get(path, ()))
         found, expected = int(alive.sum()), candidate.indexed.rows - candidate.indexed.dead
         if counted and (found != expected or candidate.live.rows != candidate.indexed.rows):
             raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {expected}")
         if found:
             masks[path] = pa.array(alive)
-    return at_once(lambda path: read_rows(table.io, path, table.schema()).filter(masks[path]), masks)
+    return at_once(lambda path: _read_rows(table.io, path, table.schema()).filter(masks[path]), masks)
 
 
-def read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
-    """A data file's rows under the table's names of today, by field id; columns that are gone are left out."""
+def _read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
+    """A data file's rows under the table's names of today; columns that are gone are left out."""
     with open_parquet(io, path) as parquet:
-        table = parquet.read()
-    names = {field.field_id: field.name for field in schema.fields}
-    columns = {}
-    for column, kind in zip(table.columns, table.schema, strict=True):
-        name = names.get(int((kind.metadata or {}).get(PYARROW_PARQUET_FIELD_ID_KEY, b"-1")))
-        if name is not None:
-            columns[name] = column
-    return pa.table(columns)
+        return columns_by_id(parquet, {field.field_id: field.name for field in schema.fields})
 
 
 def _still_there(
     paths: Iterable[str], live: LiveFiles, removed: Collection[str], partitions: Iterable[TopicPartition]
 ) -> set[str]:
     """Which data files' positions to keep: all but those of files that are certainly gone."""
-    owners = {(topic_hash(tp.topic), tp.partition) for tp in partitions}
+    owners = {owner_id(tp) for tp in partitions}
     return {path for path in paths if path not in removed and (path in live.data or owner_of(path) not in owners)}

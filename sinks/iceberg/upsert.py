@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -67,9 +67,7 @@ class Upserts:
         self._live = live
         self._partitions: dict[TopicPartition, PartitionIndex] = {}
 
-    def catch_up(
-        self, table: Table, state: SinkState, partitions: Iterable[TopicPartition], key: tuple[str, ...]
-    ) -> bool:
+    def catch_up(self, table: Table, state: SinkState, partitions: Collection[TopicPartition]) -> bool:
         """Make the index true for these partitions, at the table's current snapshot; False if it was.
 
         Cheap while the only commits since the last one were ours or touched other partitions; a full rebuild of a
@@ -87,7 +85,7 @@ class Upserts:
                 index.rebuild([], wanted)
                 continue
             began = monotonic()
-            rows = index.rebuild(live_keys(table, key, tp, self._live.of(tp)), wanted)
+            rows = index.rebuild(live_keys(table, _key(table), tp, self._live.of(tp)), wanted)
             seconds = monotonic() - began
             log.info("index.rebuilt", table=".".join(table.name()), topic=tp.topic, partition=tp.partition, rows=rows,
                      seconds=round(seconds, 3), rows_per_s=round(rows / max(seconds, 1e-9)))  # fmt: skip
@@ -125,12 +123,10 @@ class Upserts:
             self._live, patience, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions}
         )
 
-    def rewrite(
-        self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition], key: tuple[str, ...]
-    ) -> Tidied:
+    def rewrite(self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition]) -> Tidied:
         """Write the files of a tidying step."""
         try:
-            return stage(step, staging, table, self._live, partitions, key, counted=True)
+            return stage(step, staging, table, self._live, partitions, _key(table), counted=True)
         except IndexDamaged:
             for tp in {tp for tp, _ in step.data}:
                 self._partitions[tp].clear()
@@ -180,6 +176,11 @@ class Upserts:
         if file is None:  # the index was just compared with the live files: this can't be
             raise PipelineStopped(f"{tp.topic}/{tp.partition}: the key index names {path}, which isn't in the table")
         return file
+
+
+def _key(table: Table) -> tuple[str, ...]:
+    """The key columns in the index's order."""
+    return tuple(sorted(table.schema().identifier_field_names()))
 
 
 def _by_partition(reduced: Reduced, batch: Batch) -> Iterator[tuple[TopicPartition, pa.Table, pa.Table]]:

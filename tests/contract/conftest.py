@@ -24,6 +24,13 @@ def spark() -> Iterator[Any]:
     session.stop()
 
 
+@pytest.fixture
+def small_tiers() -> Iterator[None]:
+    """Tidying of a table of a few rows."""
+    with importlib.import_module("iceberg_upkeep").small_sizes():
+        yield
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`case`: every check with every sink and mode that it applies to; `harness_name`: every sink and mode."""
     if not {"case", "factory"} & set(metafunc.fixturenames):

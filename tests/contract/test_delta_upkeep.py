@@ -14,12 +14,11 @@ from contract_base import TP0, TP1, committed, inserts, opened
 from contract_events import batch, changes, folded, log_rows, order
 from delta_harness import DeltaHarness
 from deltalake import CommitProperties, DeltaTable, Transaction
-from test_iceberg_tidy import updates
+from iceberg_upkeep import commit, updates
 
-from sinks.base import Sink
 from sinks.delta import upkeep
 from sinks.delta.sink import DeltaSink
-from sources.changes import ChangeBatch
+from sinks.delta.status import delta_status
 
 HOUR = 3600
 
@@ -31,12 +30,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(upkeep, "LOOK_EVERY", 2)
     monkeypatch.setattr(upkeep, "SIZES", (20 << 10, 100 << 10, 400 << 10))
     yield
-
-
-def commit(sink: Sink, *parts: ChangeBatch) -> None:
-    for part in parts:
-        sink.write(batch(part))
-        sink.tidy()
 
 
 def files(harness: DeltaHarness) -> int:
@@ -205,6 +198,15 @@ def test_what_the_fan_in_leaves_is_compacted_by_maintenance(tmp_path: Path) -> N
             commit(sink, part)
         assert files(harness) == 3  # until the interval is over
     assert harness.rows() == log_rows(*parts[:5])
+
+
+def test_status_names_the_maintenance_that_is_due(tmp_path: Path) -> None:
+    harness = maintained("append", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 3)))
+        status = delta_status(harness.config, sink.target)
+    assert status is not None
+    assert [upkeep.what for upkeep in status.upkeep][-2:] == ["optimize", "vacuum"]
 
 
 def _data_files(path: Path) -> set[Path]:

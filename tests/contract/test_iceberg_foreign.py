@@ -17,20 +17,17 @@ import pytest
 from contract_base import inserts, opened
 from contract_events import batch, changes, folded, order
 from iceberg_harness import IcebergHarness
-from test_iceberg_tidy import between_rewrite_and_commit, commit, counts, make, present, small_sizes, updates
+from iceberg_upkeep import between_rewrite_and_commit, commit, counts, present, updates
+from test_iceberg_tidy import make
 
 from sinks.base import Sink
 from sources.changes import ChangeBatch
 from stack.readers import SparkCatalog, add_catalog
 
+pytestmark = pytest.mark.usefixtures("small_tiers")
+
 KEY = 4
 """A key that the changes touch, too."""
-
-
-@pytest.fixture(autouse=True)
-def small() -> Any:
-    with small_sizes():
-        yield
 
 
 @dataclass

@@ -11,14 +11,15 @@ import pytest
 from contract_base import committed, expected, inserts, opened
 from contract_events import batch, changes, order
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
+from iceberg_upkeep import commit, needed, on_disk, present
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 
 from config.errors import Unavailable
-from sinks.base import Sink
 from sinks.iceberg import history
+from sinks.iceberg.state import lineage
 from sources.changes import ChangeBatch
 
 MODES = pytest.mark.parametrize("mode", ["append", "upsert"])
@@ -39,33 +40,6 @@ def parts(count: int, start: int = 0) -> list[ChangeBatch]:
     return [changes([order("u" if n >= 7 else "c", n % 7, f"v{n}")], n) for n in range(start, start + count)]
 
 
-def commit(sink: Sink, todo: list[ChangeBatch]) -> None:
-    for part in todo:
-        sink.write(batch(part))
-        sink.tidy()
-
-
-def present(harness: IcebergHarness) -> Table:
-    table = harness.table()
-    assert table is not None
-    return table
-
-
-def on_disk(folder: Path) -> set[str]:
-    return {str(path) for path in (folder / "warehouse").rglob("*") if path.is_file() and ".crc" not in path.name}
-
-
-def needed(table: Table) -> set[str]:
-    """What the table's snapshots and its log of metadata need."""
-    paths = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
-    for snapshot in table.snapshots():
-        paths.add(snapshot.manifest_list)
-        for manifest in snapshot.manifests(table.io):
-            paths.add(manifest.manifest_path)
-            paths |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io)}
-    return {path.removeprefix("file://") for path in paths}
-
-
 def left(table: Table) -> set[str]:
     """What may be on disk: what is needed, and what the lists that wait for their time tell."""
     head = table.metadata.properties.get("lakeward.retired.contract.lake")
@@ -81,7 +55,7 @@ def lists(folder: Path) -> set[str]:
 def test_history_stays_short_and_only_what_it_needs_stays_on_disk(mode: Any, tmp_path: Path) -> None:
     harness = make(mode, tmp_path)
     with closing(opened(harness)) as sink:
-        commit(sink, parts(60))
+        commit(sink, *parts(60))
     table = present(harness)
     assert 5 <= len(table.snapshots()) <= 5 + 3
     assert on_disk(tmp_path) == needed(table)
@@ -95,9 +69,9 @@ def test_files_stay_for_readers_until_their_time_is_over_and_another_worker_remo
 ) -> None:
     harness = make("upsert", tmp_path, grace=600)
     with closing(opened(harness)) as sink:
-        commit(sink, parts(4))
+        commit(sink, *parts(4))
         old = present(harness)  # a reader that has begun
-        commit(sink, parts(20, 4))
+        commit(sink, *parts(20, 4))
     table = present(harness)
     assert old.metadata.current_snapshot_id not in {s.snapshot_id for s in table.snapshots()}
     assert old.scan().to_arrow().num_rows == 4
@@ -107,7 +81,7 @@ def test_files_stay_for_readers_until_their_time_is_over_and_another_worker_remo
     now = history.time.time()
     monkeypatch.setattr(history.time, "time", lambda: now + 601)
     with closing(opened(harness)) as other:  # the lists are found through the table, each through the next
-        commit(other, parts(4, 24))
+        commit(other, *parts(4, 24))
     assert not waiting & on_disk(tmp_path)
     assert on_disk(tmp_path) == left(present(harness))
     assert harness.rows() == expected(harness, *parts(28))
@@ -116,19 +90,19 @@ def test_files_stay_for_readers_until_their_time_is_over_and_another_worker_remo
 def test_a_tag_holds_its_snapshot_and_all_of_its_files_until_it_is_gone(tmp_path: Path) -> None:
     harness = make("upsert", tmp_path)
     with closing(opened(harness)) as sink:
-        commit(sink, parts(10))
+        commit(sink, *parts(10))
         tagged = present(harness)
         assert tagged.metadata.current_snapshot_id is not None
         tagged.manage_snapshots().create_tag(tagged.metadata.current_snapshot_id, "release").commit()
         before = tagged.scan().to_arrow().sort_by("id")
-        commit(sink, parts(40, 10))
+        commit(sink, *parts(40, 10))
         table = present(harness)
         release = table.metadata.refs["release"].snapshot_id
         assert table.scan(snapshot_id=release).to_arrow().sort_by("id").equals(before)
         assert len(table.snapshots()) <= 5 + 3 + 1
         assert lists(tmp_path)
         table.manage_snapshots().remove_tag("release").commit()
-        commit(sink, parts(12, 50))
+        commit(sink, *parts(12, 50))
     table = present(harness)
     assert release not in {s.snapshot_id for s in table.snapshots()}
     assert on_disk(tmp_path) == needed(table)
@@ -138,15 +112,15 @@ def test_a_tag_holds_its_snapshot_and_all_of_its_files_until_it_is_gone(tmp_path
 def test_a_rolled_back_table_goes_on_and_forgets_the_undone_snapshots(tmp_path: Path) -> None:
     harness = make("upsert", tmp_path)
     with closing(opened(harness)) as sink:
-        commit(sink, parts(12))
+        commit(sink, *parts(12))
     table = present(harness)
-    back = list(history.lineage(table.metadata, table.metadata.current_snapshot_id))[3]
+    back = list(lineage(table.metadata, table.metadata.current_snapshot_id))[3]
     undone = {s.snapshot_id for s in table.snapshots() if s.timestamp_ms > back.timestamp_ms}
     table.manage_snapshots().rollback_to_snapshot(back.snapshot_id).commit()
     with closing(opened(harness)) as sink:
         (offset,) = committed(harness).values()
         assert offset == 9  # what the rollback undid is read again
-        commit(sink, parts(40, offset))
+        commit(sink, *parts(40, offset))
     table = present(harness)
     assert not undone & {s.snapshot_id for s in table.snapshots()}
     assert needed(table) <= on_disk(tmp_path)
@@ -161,7 +135,7 @@ def test_a_removal_that_is_cut_short_anywhere_is_taken_up(mode: Any, tmp_path: P
         folder.mkdir()
         harness = make(mode, folder)
         with closing(opened(harness)) as sink:
-            commit(sink, parts(4))
+            commit(sink, *parts(4))
             with cut_short(cut) as happened:
                 for part in parts(20, 4):
                     sink.write(batch(part))
@@ -172,7 +146,7 @@ def test_a_removal_that_is_cut_short_anywhere_is_taken_up(mode: Any, tmp_path: P
                         break
         with closing(opened(harness)) as sink:
             offset = next(iter(committed(harness).values()))
-            commit(sink, parts(30 - offset, offset))
+            commit(sink, *parts(30 - offset, offset))
         assert on_disk(folder) == needed(present(harness))
         assert harness.rows() == expected(harness, *parts(30))
 
@@ -222,9 +196,9 @@ def test_the_list_of_a_commit_that_came_second_is_removed(tmp_path: Path) -> Non
 def test_a_table_whose_files_belong_to_somebody_else_loses_none(tmp_path: Path) -> None:
     harness = make("upsert", tmp_path, **{"gc.enabled": "false"})
     with closing(opened(harness)) as sink:
-        commit(sink, parts(6))
+        commit(sink, *parts(6))
         early = {path for path in on_disk(tmp_path) if not path.endswith(".metadata.json")}
-        commit(sink, parts(30, 6))
+        commit(sink, *parts(30, 6))
     assert early - lists(tmp_path) <= on_disk(tmp_path)
     assert len(present(harness).snapshots()) <= 8
 
@@ -232,12 +206,12 @@ def test_a_table_whose_files_belong_to_somebody_else_loses_none(tmp_path: Path) 
 def test_users_may_keep_more(tmp_path: Path) -> None:
     harness = make("append", tmp_path, **{"history.expire.min-snapshots-to-keep": "20"})
     with closing(opened(harness)) as sink:
-        commit(sink, parts(40))
+        commit(sink, *parts(40))
     assert 20 <= len(present(harness).snapshots()) <= 23
     (tmp_path / "day").mkdir()
     harness = IcebergHarness("append", tmp_path / "day", maintenance={"enabled": True})  # a day, by default
     with closing(opened(harness)) as sink:
-        commit(sink, parts(20))
+        commit(sink, *parts(20))
     snapshots = present(harness).snapshots()
     appended = [s for s in snapshots if s.summary and s.summary.operation == Operation.APPEND]
     assert len(appended) == 20  # beside those of tidying
@@ -249,8 +223,8 @@ def test_two_workers_keep_one_history(tmp_path: Path) -> None:
     theirs = [inserts(n, 1, partition=1) for n in range(25)]
     with closing(opened(harness)) as one, closing(opened(harness)) as two:
         for a, b in zip(ours, theirs, strict=True):
-            commit(one, [a])
-            commit(two, [b])
+            commit(one, a)
+            commit(two, b)
     table = present(harness)
     assert len(table.snapshots()) <= 8
     assert on_disk(tmp_path) == needed(table)

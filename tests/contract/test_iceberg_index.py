@@ -17,8 +17,8 @@ from contract_events import LINES, TOPIC, batch, changes, empty_batch, folded, o
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from iceberg_harness import IcebergHarness
+from iceberg_upkeep import present
 from pyiceberg.expressions import EqualTo
-from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
 from sources.changes import ChangeBatch, TableSchema, TopicPartition
@@ -34,12 +34,6 @@ def rebuilds(*expected_rows: int) -> Iterator[None]:
 
 def updates(first: int, *keys: int, name: str = "new", partition: int = 0) -> ChangeBatch:
     return changes([order("u", key, name) for key in keys], first, partition=partition)
-
-
-def present(harness: IcebergHarness) -> Table:
-    table = harness.table()
-    assert table is not None
-    return table
 
 
 def damage(folder: Path) -> None:

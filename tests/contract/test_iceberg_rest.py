@@ -13,14 +13,14 @@ from contract_checks import CHECKS, checks_for
 from contract_events import batch, canonical, changes, folded, order
 from contract_harness import target
 from iceberg_harness import NAME, IcebergHarness
+from iceberg_upkeep import commit, counts, needed, present, small_sizes, tidied_under_kills, updates
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table
-from test_iceberg_history import needed
-from test_iceberg_tidy import Killed, commit, counts, killed_at, present, small_sizes, updates
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
+from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
 from stack.manager import Endpoint
 from stack.readers import Store, connect_duckdb
@@ -117,27 +117,17 @@ def test_upsert_tables_are_tidied_in_the_object_store(
 
 
 def test_killed_while_tidying_in_the_object_store(tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
-    """At each change of the store or of the catalog that one tidying step makes, counted as they come."""
-    step, survived = 0, False
     parts = updates(8)
-    while not survived:
-        harness = RestHarness("upsert", tmp_path / str(step), rest_catalog, s3)
-        with small_sizes():
-            with closing(opened(harness)) as sink:
-                for part in parts[:6]:
-                    sink.write(batch(part))
-                with killed_at(step) as steps:
-                    try:
-                        sink.tidy()
-                        survived = True
-                    except Killed:
-                        pass
-            assert harness.rows() == folded(*parts[:6])
-            with closing(opened(harness)) as sink:
-                commit(sink, *parts[6:])
-        assert harness.rows() == folded(*parts)
-        step += 1
-    assert len(steps) > 4
+
+    def begin(sink: Sink) -> None:
+        for part in parts[:6]:
+            sink.write(batch(part))
+
+    with small_sizes():
+        steps = tidied_under_kills(
+            tmp_path, lambda folder: RestHarness("upsert", folder, rest_catalog, s3), begin, parts[:6], parts[6:]
+        )
+    assert steps > 4
 
 
 def _in_store(harness: RestHarness, s3: Endpoint) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 from contract_base import committed, expected, inserts, opened
 from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, empty_batch, folded, order
 from iceberg_harness import NAME, NAMESPACE, IcebergHarness, around_next_catalog_commit
+from iceberg_upkeep import present
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.manifest import DataFileContent, ManifestContent
 from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -25,12 +26,6 @@ from sources.changes import TableSchema, TopicPartition
 
 TP0, TP1 = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
 KEYS = {name: f"lakeward.{name}.contract.lake" for name in ("offsets", "partitions", "schemas")}
-
-
-def present(harness: IcebergHarness) -> Table:
-    table = harness.table()
-    assert table is not None
-    return table
 
 
 def create(harness: IcebergHarness, schema: Schema, **more: Any) -> Table:

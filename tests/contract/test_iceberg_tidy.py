@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from contract_base import inserts, opened
 from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, log_rows, order
@@ -19,76 +16,34 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
-from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.catalog.sql import SqlCatalog
+from iceberg_upkeep import (
+    between_rewrite_and_commit,
+    commit,
+    counts,
+    delete_by_position,
+    needed,
+    on_disk,
+    present,
+    small_sizes,
+    tidied_under_kills,
+    updates,
+)
 from pyiceberg.exceptions import CommitStateUnknownException
-from pyiceberg.io.pyarrow import PyArrowFileIO
-from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
-from test_iceberg_history import needed, on_disk
 
 from config.errors import DestinationChanged, Unavailable
 from sinks.base import Sink
-from sinks.iceberg import history, tidy
-from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.sink import IcebergSink
-from sinks.iceberg.state import SinkState
-from sources.changes import ChangeBatch, TopicPartition
+from sinks.iceberg.state import SinkState, lineage
+from sources.changes import TopicPartition
+
+pytestmark = pytest.mark.usefixtures("small_tiers")
 
 TP0 = TopicPartition(TOPIC, 0)
 
 
-@contextmanager
-def small_sizes() -> Iterator[None]:
-    """Tiers and limits of a table of a few rows."""
-    sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, size in sizes.items():
-            patch.setattr(tidy, name, size)
-        patch.setattr(history, "KEEP", 6)
-        patch.setattr(history, "GROUP", 3)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def small() -> Iterator[None]:
-    with small_sizes():
-        yield
-
-
 def make(folder: Path, **settings: Any) -> IcebergHarness:
     return IcebergHarness("upsert", folder, table_properties={"lakeward.reader-grace-seconds": "0"}, **settings)
-
-
-def updates(count: int, *, keys: int = 20, partition: int = 0, seed: int = 1, start: int = 0) -> list[ChangeBatch]:
-    """Batches of a few random changes of few keys; each partition has keys of its own."""
-    rng = np.random.default_rng(seed)
-    parts, offset = [], start
-    for n in range(count):
-        chosen = rng.choice(keys, size=int(rng.integers(1, 6)), replace=False).tolist()
-        rows = [order("d" if rng.random() < 0.2 else "u", 2 * k + partition, f"{n}") for k in chosen]
-        parts.append(changes(rows, offset, partition=partition))
-        offset += len(rows)
-    return parts
-
-
-def commit(sink: Sink, *parts: ChangeBatch) -> None:
-    for part in parts:
-        sink.write(batch(part))
-        sink.tidy()
-
-
-def present(harness: IcebergHarness) -> Table:
-    table = harness.table()
-    assert table is not None
-    return table
-
-
-def counts(table: Table) -> tuple[int, int]:
-    """Data files and delete files."""
-    summary = table.current_snapshot().summary  # type: ignore[union-attr]  # there is one
-    assert summary is not None
-    return int(summary["total-data-files"] or 0), int(summary["total-delete-files"] or 0)
 
 
 def test_files_stay_few_and_old_ones_go_over_many_commits(tmp_path: Path) -> None:
@@ -176,25 +131,6 @@ def test_a_partition_comes_over_whose_files_were_tidied_since_its_last_commit(mo
     assert harness.rows() == expected(*ours, *theirs)
 
 
-@contextmanager
-def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iterator[list[object]]:
-    """`action` happens once when the files of a tidying step are written, before it is committed."""
-    assert isinstance(sink, IcebergSink)
-    publish = sink._publish_tidied
-    happened: list[object] = []
-
-    def late(*args: Any) -> bool:
-        if not happened:
-            happened.append(action())
-        return publish(*args)
-
-    sink._publish_tidied = late  # type: ignore[method-assign]  # put back below
-    try:
-        yield happened
-    finally:
-        sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
-
-
 def test_an_answer_that_was_lost_is_looked_up(tmp_path: Path) -> None:
     harness = make(tmp_path)
     parts = updates(40)
@@ -219,58 +155,15 @@ def test_an_answer_that_was_lost_is_looked_up(tmp_path: Path) -> None:
     assert harness.rows() == folded(*parts)
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, and nothing is tidied up behind it."""
-
-
-@contextmanager
-def killed_at(step: int) -> Iterator[list[str]]:
-    """The `step`-th change of the store or the catalog, and all after it, don't happen any more."""
-    steps: list[str] = []
-
-    def counted(kind: type, name: str) -> Callable[..., Any]:
-        original = getattr(kind, name)
-
-        def around(*args: Any, **more: Any) -> Any:
-            steps.append(name)
-            if len(steps) > step:
-                raise Killed
-            return original(*args, **more)
-
-        return around
-
-    changes = [(PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete")]
-    with pytest.MonkeyPatch.context() as patch:
-        for kind, name in [*changes, (SqlCatalog, "commit_table"), (RestCatalog, "commit_table")]:
-            patch.setattr(kind, name, counted(kind, name))
-        yield steps
-
-
 def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
-    """After each change of store or catalog that a tidying step makes; the steps are counted, not listed."""
     parts = updates(60)
-    step = 0
-    while True:
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        harness = make(folder)
-        with closing(opened(harness)) as sink:
-            commit(sink, *parts[:23])
-            sink.write(batch(parts[23]))
-            with killed_at(step) as steps:
-                try:
-                    sink.tidy()
-                    survived = True
-                except Killed:
-                    survived = False
-        assert harness.rows() == folded(*parts[:24])
-        with closing(opened(harness)) as sink:
-            commit(sink, *parts[24:])
-        assert harness.rows() == folded(*parts)
-        if survived:
-            break
-        step += 1
-    assert len(steps) > 8  # data file, delete file, manifests, list, catalog, removals
+
+    def begin(sink: Sink) -> None:
+        commit(sink, *parts[:23])
+        sink.write(batch(parts[23]))
+
+    steps = tidied_under_kills(tmp_path, make, begin, parts[:24], parts[24:])
+    assert steps > 8  # data file, delete file, manifests, list, catalog, removals
 
 
 def test_rows_that_others_deleted_by_position_do_not_come_back(tmp_path: Path) -> None:
@@ -285,34 +178,6 @@ def test_rows_that_others_deleted_by_position_do_not_come_back(tmp_path: Path) -
     rows = [row for row in folded(*parts, *more) if row["id"] != 70]
     assert gone == 1
     assert harness.rows() == rows
-
-
-def delete_by_position(harness: IcebergHarness, key: int) -> int:
-    """Another engine's row delta: one position delete, in a file with a name of its own."""
-    from sinks.iceberg import commit as commits
-    from sinks.iceberg.files import Staging
-    from sinks.iceberg.history import Expiry
-
-    table = present(harness)
-    staging = Staging(table.metadata, table.io)
-    for task in table.scan().plan_files():
-        with table.io.new_input(task.file.file_path).open() as stream:
-            ids = pa.parquet.read_table(stream, columns=["id"]).column("id").to_pylist()
-        if key in ids:
-            deleted = DeletedRows.of([(task.file.file_path, np.array([ids.index(key)]))])
-            ours = staging.position_deletes(TP0, deleted, task.file.spec_id, task.file.partition)
-            foreign = ours.file_path.replace("lw-deletes-", "spark-")
-            content = table.io.new_input(ours.file_path).open().read()
-            with table.io.new_output(foreign).create() as stream:
-                stream.write(content)
-            table.io.delete(ours.file_path)
-            ours._data[1] = foreign
-            assert ours.file_path == foreign
-            change = commits.FileChange([ours], (), {})
-            prepared = commits.prepare(commits.Evolved(table.metadata), table, change, Expiry(), {})
-            commits.publish(table, prepared)
-            return 1
-    return 0
 
 
 def test_a_count_that_is_wrong_rewrites_nothing_and_builds_the_index_anew(tmp_path: Path) -> None:
@@ -386,7 +251,7 @@ class Workers(RuleBasedStateMachine):
     @rule(back=st.integers(1, 3))
     def rollback(self, back: int) -> None:
         table = present(self.harness)
-        ancestors = list(history.lineage(table.metadata, table.metadata.current_snapshot_id))
+        ancestors = list(lineage(table.metadata, table.metadata.current_snapshot_id))
         # a compaction by PyIceberg is two snapshots, and between them the table is empty
         whole = [s for s in ancestors if s.summary and s.summary.operation != Operation.DELETE]
         if back < len(whole):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,24 @@ import pytest
 from contract_base import inserts, opened
 from contract_events import ORDERS_WITH_NOTE, batch, changes, log_rows, order
 from iceberg_harness import IcebergHarness
-from pyiceberg.table.snapshots import Operation
-from test_iceberg_history import needed, on_disk
-from test_iceberg_tidy import (
-    Killed,
+from iceberg_upkeep import (
     between_rewrite_and_commit,
     commit,
     counts,
     delete_by_position,
-    killed_at,
+    needed,
+    on_disk,
     present,
-    small_sizes,
+    tidied_under_kills,
     updates,
 )
+from pyiceberg.table.snapshots import Operation
 
+from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
 from sources.changes import ChangeBatch
 
-
-@pytest.fixture(autouse=True)
-def small() -> Iterator[None]:
-    with small_sizes():
-        yield
+pytestmark = pytest.mark.usefixtures("small_tiers")
 
 
 def make(folder: Path, **settings: Any) -> IcebergHarness:
@@ -157,26 +152,13 @@ def test_rows_that_others_deleted_by_position_do_not_come_back(tmp_path: Path) -
 
 def test_killed_at_each_step(tmp_path: Path) -> None:
     parts = updates(16)
-    step, survived = 0, False
-    while not survived:
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        harness = make(folder)
-        with closing(opened(harness)) as sink:
-            for part in parts[:9]:
-                sink.write(batch(part))
-            with killed_at(step) as steps:
-                try:
-                    sink.tidy()
-                    survived = True
-                except Killed:
-                    pass
-        assert harness.rows() == log_rows(*parts[:9])
-        with closing(opened(harness)) as sink:
-            commit(sink, *parts[9:])
-        assert harness.rows() == log_rows(*parts)
-        step += 1
-    assert len(steps) > 3  # data file, manifest, list, catalog
+
+    def begin(sink: Sink) -> None:
+        for part in parts[:9]:
+            sink.write(batch(part))
+
+    steps = tidied_under_kills(tmp_path, make, begin, parts[:9], parts[9:])
+    assert steps > 3  # data file, manifest, list, catalog
 
 
 def test_deletes_that_only_other_engines_can_apply_leave_old_files_alone(

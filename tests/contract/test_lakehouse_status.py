@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 from contract_base import inserts
 from contract_events import TOPIC, batch, changes, folded, order
-from test_iceberg_tidy import updates
+from iceberg_upkeep import updates
 
 from app.cli import cdc
 from config.environment import load_settings

@@ -1,0 +1,191 @@
+"""What tests of the upkeep of Iceberg tables share: changes that give it work, its limits made small, and kills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from contract_base import TP0, expected, opened
+from contract_events import batch, changes, order
+from iceberg_harness import IcebergHarness
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.table import Table
+
+from sinks.base import Sink
+from sinks.iceberg import commit as commits
+from sinks.iceberg import history, tidy
+from sinks.iceberg.deletes import DeletedRows
+from sinks.iceberg.files import Staging
+from sinks.iceberg.history import Expiry
+from sinks.iceberg.sink import IcebergSink
+from sources.changes import ChangeBatch
+
+
+@contextmanager
+def small_sizes() -> Iterator[None]:
+    """Tiers and limits of a table of a few rows."""
+    sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(tidy, name, size)
+        patch.setattr(history, "KEEP", 6)
+        patch.setattr(history, "GROUP", 3)
+        yield
+
+
+def updates(count: int, *, keys: int = 20, partition: int = 0, seed: int = 1, start: int = 0) -> list[ChangeBatch]:
+    """Batches of a few random changes of few keys; each partition has keys of its own."""
+    rng = np.random.default_rng(seed)
+    parts, offset = [], start
+    for n in range(count):
+        chosen = rng.choice(keys, size=int(rng.integers(1, 6)), replace=False).tolist()
+        rows = [order("d" if rng.random() < 0.2 else "u", 2 * k + partition, f"{n}") for k in chosen]
+        parts.append(changes(rows, offset, partition=partition))
+        offset += len(rows)
+    return parts
+
+
+def commit(sink: Sink, *parts: ChangeBatch) -> None:
+    for part in parts:
+        sink.write(batch(part))
+        sink.tidy()
+
+
+def present(harness: IcebergHarness) -> Table:
+    table = harness.table()
+    assert table is not None
+    return table
+
+
+def counts(table: Table) -> tuple[int, int]:
+    """Data files and delete files."""
+    summary = table.current_snapshot().summary  # type: ignore[union-attr]  # there is one
+    assert summary is not None
+    return int(summary["total-data-files"] or 0), int(summary["total-delete-files"] or 0)
+
+
+def on_disk(folder: Path) -> set[str]:
+    return {str(path) for path in (folder / "warehouse").rglob("*") if path.is_file() and ".crc" not in path.name}
+
+
+def needed(table: Table) -> set[str]:
+    """What the table's snapshots and its log of metadata need."""
+    paths = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
+    for snapshot in table.snapshots():
+        paths.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(table.io):
+            paths.add(manifest.manifest_path)
+            paths |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io)}
+    return {path.removeprefix("file://") for path in paths}
+
+
+@contextmanager
+def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iterator[list[object]]:
+    """`action` happens once when the files of a tidying step are written, before it is committed."""
+    assert isinstance(sink, IcebergSink)
+    publish = sink._publish_tidied
+    happened: list[object] = []
+
+    def late(*args: Any) -> bool:
+        if not happened:
+            happened.append(action())
+        return publish(*args)
+
+    sink._publish_tidied = late  # type: ignore[method-assign]  # put back below
+    try:
+        yield happened
+    finally:
+        sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, and nothing is tidied up behind it."""
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[list[str]]:
+    """The `step`-th change of the store or the catalog, and all after it, don't happen any more."""
+    steps: list[str] = []
+
+    def counted(kind: type, name: str) -> Callable[..., Any]:
+        original = getattr(kind, name)
+
+        def around(*args: Any, **more: Any) -> Any:
+            steps.append(name)
+            if len(steps) > step:
+                raise Killed
+            return original(*args, **more)
+
+        return around
+
+    changes = [(PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete")]
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in [*changes, (SqlCatalog, "commit_table"), (RestCatalog, "commit_table")]:
+            patch.setattr(kind, name, counted(kind, name))
+        yield steps
+
+
+def tidied_under_kills(
+    folder: Path,
+    make: Callable[[Path], IcebergHarness],
+    begin: Callable[[Sink], None],
+    before: list[ChangeBatch],
+    after: list[ChangeBatch],
+) -> int:
+    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are.
+
+    The changes are counted, not listed: as often as it takes `make` makes a table in a new folder, `begin` writes
+    `before`, and a call of `tidy` is cut short one change later than the last time. The rows are right then, and once
+    `after` is written.
+    """
+    step, survived = 0, False
+    while not survived:
+        place = folder / str(step)
+        place.mkdir()
+        harness = make(place)
+        with closing(opened(harness)) as sink:
+            begin(sink)
+            with killed_at(step) as steps:
+                try:
+                    sink.tidy()
+                    survived = True
+                except Killed:
+                    pass
+        assert harness.rows() == expected(harness, *before)
+        with closing(opened(harness)) as sink:
+            commit(sink, *after)
+        assert harness.rows() == expected(harness, *before, *after)
+        step += 1
+    return len(steps)
+
+
+def delete_by_position(harness: IcebergHarness, key: int) -> int:
+    """Another engine's row delta: one position delete, in a file with a name of its own."""
+
+    table = present(harness)
+    staging = Staging(table.metadata, table.io)
+    for task in table.scan().plan_files():
+        with table.io.new_input(task.file.file_path).open() as stream:
+            ids = pa.parquet.read_table(stream, columns=["id"]).column("id").to_pylist()
+        if key in ids:
+            deleted = DeletedRows.of([(task.file.file_path, np.array([ids.index(key)]))])
+            ours = staging.position_deletes(TP0, deleted, task.file.spec_id, task.file.partition)
+            foreign = ours.file_path.replace("lw-deletes-", "spark-")
+            content = table.io.new_input(ours.file_path).open().read()
+            with table.io.new_output(foreign).create() as stream:
+                stream.write(content)
+            table.io.delete(ours.file_path)
+            ours._data[1] = foreign
+            assert ours.file_path == foreign
+            change = commits.FileChange([ours], (), {})
+            prepared = commits.prepare(commits.Evolved(table.metadata), table, change, Expiry(), {})
+            commits.publish(table, prepared)
+            return 1
+    return 0
