@@ -7,11 +7,11 @@ our files nor our offsets: nobody has to take turns.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import numpy as np
@@ -26,7 +26,7 @@ from pyroaring import BitMap
 
 from benchmarks.deletion_vectors import log
 from benchmarks.deletion_vectors.datafiles import parquet, statistics
-from benchmarks.deletion_vectors.log import Action, LogicalFile, Snapshot, Store
+from benchmarks.deletion_vectors.log import Action, LogicalFile, Store
 from benchmarks.deletion_vectors.vectors import bitmap_of, staged
 from sinks.base import Batch
 from sinks.delta.schema import in_shape
@@ -41,6 +41,11 @@ Feed = Literal["derived", "written"]
 """Where change data readers find changes: in the vectors' differences, or in files that the commit writes."""
 
 PIPELINE = "lakeward/bench/lake"
+UNSAFE = frozenset("\"#%'*/:=?\\{}[]^" + "".join(map(chr, range(32))))
+"""Characters of a partition's value that a folder's name has in hexadecimal, as Hive and Spark have it."""
+
+SAFE = "/=!$&'()*+,;@~"
+"""Characters of a path that its URI in the log has as they are."""
 
 
 class CommitLost(Exception):
@@ -119,11 +124,11 @@ class Upserts:
         snapshot, limit = self.snapshot, log.now_ms() - grace_ms
         old = [stone for stone in snapshot.tombstones.values() if stone.at <= limit]
         young = [stone for stone in snapshot.tombstones.values() if stone.at > limit]
-        needed = {file.location for file in snapshot.files.values()} | {log.unquote(s.path) for s in young}
+        needed = {file.location for file in snapshot.files.values()} | {unquote(s.path) for s in young}
         for vector in [f.vector for f in snapshot.files.values()] + [s.vector for s in young]:
             if vector is not None and vector.path is not None:
                 needed.add(vector.path)
-        paths = {log.unquote(stone.path) for stone in old}
+        paths = {unquote(stone.path) for stone in old}
         paths |= {s.vector.path for s in old if s.vector is not None and s.vector.path is not None}
         gone = [path for path in paths - needed if self.store.exists(path)]
         for path in gone:
@@ -171,12 +176,13 @@ class Upserts:
         return delta
 
     def _write_vectors(self, delta: Delta) -> None:
-        """The touched files again with their vectors of now; a file without a live row isn't added again."""
-        alive = [file for file in delta.removed if len(delta.bitmaps["/" + file.path]) < file.rows]
-        vectors, content = staged((delta.bitmaps["/" + f.path] for f in alive), self._prefix, inline=self._inline)
+        """The touched files again with their vectors of now. So are those without a live row, until tidying removes
+        them: the feed of delta-rs takes all rows of a removed file for deleted just then, whatever its vector says."""
+        bitmaps = [delta.bitmaps["/" + file.path] for file in delta.removed]
+        vectors, content = staged(bitmaps, self._prefix, inline=self._inline)
         if content:
             self._put(delta, next(path for v in vectors if (path := v.path)), content)
-        for file, vector in zip(alive, vectors, strict=True):
+        for file, vector in zip(delta.removed, vectors, strict=True):
             wide = file.stats.replace('"tightBounds":true', '"tightBounds":false', 1)
             delta.added.append(log.with_vector(file, vector, wide))
 
@@ -184,12 +190,13 @@ class Upserts:
         """Write rows of a Kafka partition, a file for each partition of the table: their paths and rows."""
         for values, part in self._split(rows):
             name = f"lw-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
+            path = _folder(values) + name
             kept = part.drop_columns(self.partition_by)
             content = parquet(kept)
-            self._put(delta, name, content)
-            file = LogicalFile(name, len(content), values, statistics(kept).text, None, log.now_ms())
+            self._put(delta, path, content)
+            file = LogicalFile(quote(path, safe=SAFE), len(content), values, statistics(kept).text, None, log.now_ms())
             delta.added.append(file)
-            yield "/" + name, part
+            yield "/" + file.path, part
 
     def _split(self, rows: pa.Table) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
         """Rows of each partition of the table. Only text columns; Delta takes the empty text for null."""
@@ -219,10 +226,15 @@ class Upserts:
         kinds = [rows.append_column("_change_type", pa.repeat(kind, rows.num_rows)) for rows, kind in parts]
         for values, part in self._split(pa.concat_tables(kinds)):
             if part.num_rows:
-                name = f"_change_data/cdc-{uuid4().hex}.parquet"
+                path = f"_change_data/{_folder(values)}cdc-{uuid4().hex}.parquet"
                 content = parquet(part.drop_columns(self.partition_by))
-                self._put(delta, name, content)
-                found = {"path": name, "partitionValues": values, "size": len(content), "dataChange": False}
+                self._put(delta, path, content)
+                found = {
+                    "path": quote(path, safe=SAFE),
+                    "partitionValues": values,
+                    "size": len(content),
+                    "dataChange": False,
+                }
                 delta.feed.append({"cdc": found})
 
     def _rows_at(self, delta: Delta, file: LogicalFile, rows: BitMap) -> pa.Table:
@@ -306,7 +318,6 @@ class Upserts:
         self._bitmaps |= {"/" + f.path: b for f in delta.added if (b := delta.bitmaps.get("/" + f.path)) is not None}
         for tp in {*delta.placed, *delta.gone, *delta.replaced, *delta.tidied, *offsets}:
             index = self._indexes[tp]
-            # dropped are also the files of which all rows are gone: they weren't added again
             dropped = [number for number, file in index.files.items() if file.path[1:] not in self.snapshot.files]
             index.apply(delta.placed[tp], delta.gone.get(tp), delta.replaced[tp], dropped, self._state(tp))
 
@@ -320,7 +331,8 @@ class Upserts:
         """The files that may hold rows of a Kafka partition: its own, and those that other engines wrote."""
         mine, ours = f"lw-{topic_hash(tp.topic)}-{tp.partition}-", "lw-"
         for path, file in self.snapshot.files.items():
-            if path.startswith(mine) or not path.startswith(ours):
+            name = path.rpartition("/")[2]
+            if name.startswith(mine) or not name.startswith(ours):
                 yield file
 
     def _live_keys(self, tp: TopicPartition) -> Iterator[FileKeys]:
@@ -343,13 +355,26 @@ class Upserts:
         delta.bytes_written += len(content)
 
 
+def _folder(values: Mapping[str, str | None]) -> str:
+    """The folder of a partition. Readers should take the values from the log, but Polars takes them from here."""
+    parts = []
+    for name, value in values.items():
+        text = (
+            "__HIVE_DEFAULT_PARTITION__"
+            if value is None
+            else "".join(f"%{ord(c):02X}" if c in UNSAFE else c for c in value)
+        )
+        parts.append(f"{name}={text}/")
+    return "".join(parts)
+
+
 def _conflicts(winner: Iterable[Action], touched: set[str], transactions: set[str]) -> bool:
     """Whether a commit that landed first touches the files or offsets of one that is on its way."""
     for action in winner:
         for kind, body in action.items():
             if kind in ("metaData", "protocol") or (kind == "txn" and body["appId"] in transactions):
                 return True
-            if kind in ("remove", "add") and (body["path"] in touched or not body["path"].startswith("lw-")):
+            if kind in ("remove", "add") and (body["path"] in touched or "lw-" not in body["path"]):
                 return True
     return False
 
