@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from deltalake import DeltaTable, write_deltalake
 
 from benchmarks.deletion_vectors import log, readers
 from benchmarks.deletion_vectors.readers import Ask
-from benchmarks.deletion_vectors.writer import Feed, Upserts
+from benchmarks.deletion_vectors.writer import CommitLost, Feed, Upserts
 from benchmarks.long import COLUMNS, PARTITIONS, STATUSES, TOPIC, Accounts, Scenario
 from sinks.delta.schema import table_columns
+from sinks.reduce import reduce
 from sources.changes import TopicPartition
 from stack.readers import spark_session
 from tables.key_index import KeyIndex
@@ -264,8 +266,6 @@ class Checks:
         table.tidy()
         table.commits(1)
         self.verify("our tidying", 1)
-        self.matrix.note(f"{table.layout.name}: to_pyarrow_table", "delta-rs", lambda: str(
-            DeltaTable(table.uri).to_pyarrow_table().num_rows))  # fmt: skip
         self.step("delta-rs checkpoint", lambda: DeltaTable(table.uri).create_checkpoint())
         self.beside("delta-rs checkpoint alone", cut_log)
         self.step("column added", lambda: DeltaTable(table.uri).alter.add_columns(_extra()))
@@ -273,7 +273,64 @@ class Checks:
         if self.session is not None:
             self._spark_writes()
         self.step("delta-rs compact", lambda: DeltaTable(table.uri).optimize.compact())
+        first = max(table.states) + 1
+        self.overtaken()
+        self.verify("delta-rs DELETE while we stage", first)
+        if self.session is not None:
+            lost = self.together()
+            self.verify(f"Spark OPTIMIZE, UPDATE while we commit ({lost})")
         self._cleaning()
+
+    def overtaken(self) -> None:
+        """Another engine deletes rows between our staging and our commit, which must be refused and made anew."""
+        table, accounts = self.table, self.table.accounts
+        before = accounts.versions.copy()
+        batch = accounts.changes(150)
+        table.writer.catch_up()
+        delta = table.writer._stage(reduce(batch))
+        DeltaTable(table.uri).delete("id % 17 = 3")
+        before[3::17] = -1
+        ours = np.concatenate([change.rows["id"].to_numpy() for change in batch.changes])
+        accounts.versions[np.setdiff1d(np.arange(KEYS)[3::17], ours)] = -1
+        there: npt.NDArray[np.int64] = np.flatnonzero(before >= 0)
+        table.states[max(table.states) + 1] = dict(zip(there.tolist(), before[there].tolist(), strict=True))
+        try:
+            table.writer._commit(delta, "MERGE", {})
+        except CommitLost:
+            table.writer.write(batch)
+            table.landed()
+        else:
+            raise AssertionError("a commit landed on rows that another one had deleted")
+
+    def together(self) -> str:
+        """Spark rewrites and updates while we commit; each tries again when it lost. Says who lost how often."""
+        table, t = self.table, f"delta.`{self.table.uri}`"
+        lost = Counter[str]()
+
+        def foreign() -> None:
+            for number in range(6):
+                query = f"OPTIMIZE {t}" if number % 2 else f"UPDATE {t} SET note = 'spark' WHERE id % 19 = {number}"
+                try:
+                    self.session.sql(query)
+                except Exception as error:
+                    if "Concurrent" not in type(error).__name__ + str(error):
+                        raise
+                    lost["Spark"] += 1
+
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(foreign)
+            while not other.done():
+                batch = table.accounts.changes(100)
+                while True:
+                    try:
+                        table.writer.write(batch)
+                        break
+                    except CommitLost:
+                        lost["we"] += 1
+                lost["our commits"] += 1
+            other.result()
+        table.landed()
+        return ", ".join(f"{who} {'lost ' if who != 'our commits' else ''}{n}" for who, n in sorted(lost.items()))
 
     def _spark_writes(self) -> None:
         table, sql = self.table, self.session.sql

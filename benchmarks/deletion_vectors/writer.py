@@ -304,6 +304,9 @@ class Upserts:
         version = self.snapshot.version + 1
         while (size := log.write_commit(self.store, version, actions)) is None:
             winner = log.read_commit(self.store, version) or []
+            if any(a.get("commitInfo", {}).get("txnId") == info["txnId"] for a in winner):
+                size = 0
+                break  # it had landed, and the store's answer was lost
             if _conflicts(winner, touched, set(transactions)):
                 raise CommitLost(f"version {version} of {self.store.root}")
             self.snapshot.apply(version, winner)
