@@ -30,7 +30,6 @@ from benchmarks.long import COLUMNS, PARTITIONS, STATUSES, TOPIC, Accounts, Scen
 from sinks.delta.schema import table_columns
 from sinks.reduce import reduce
 from sources.changes import TopicPartition
-from stack.readers import spark_session
 from tables.key_index import KeyIndex
 
 KEYS = 4_000
@@ -47,14 +46,14 @@ class Layout:
     partition_by: tuple[str, ...] = ()
     prefix: str = ""
     inline: bool = False
+    thorough: bool = True
 
 
 LAYOUTS = (
     Layout("plain"),
-    Layout("feed written", feed="written"),
     Layout("partitioned, feed written", feed="written", partition_by=("_cdc_op",)),
-    Layout("partition value with a space", partition_by=("status",)),
-    Layout("inline, vectors in _dv", prefix="_dv", inline=True),
+    Layout("inline, vectors in _dv", prefix="_dv", inline=True, thorough=False),
+    Layout("partition value with a space", partition_by=("status",), thorough=False),
 )
 
 
@@ -159,16 +158,14 @@ def rows_wrong(ask: Ask, state: State) -> str:
             return f"the row of {key} isn't its own: {owner}, {note}"
     ids, versions = np.array(list(state)), np.array(list(state.values()))
     middle, late = int(np.median(ids)), int(np.median(versions))
+    held = (versions % 4 == 2).sum()
+    chosen = (ids >= middle) & (versions > late)
     expected = {
         "SELECT count(*) AS n FROM t": (len(state),),
-        "SELECT min(id) AS a, max(id) AS b, max(version) AS c FROM t": (ids.min(), ids.max(), versions.max()),
-        f"SELECT count(*) AS n, sum(id) AS s FROM t WHERE id >= {middle}": (
-            (ids >= middle).sum(), ids[ids >= middle].sum()),
-        f"SELECT count(*) AS n FROM t WHERE version > {late}": ((versions > late).sum(),),
-        f"SELECT count(*) AS n FROM t WHERE owner >= 'owner {middle:08d}'": ((ids >= middle).sum(),),
-        "SELECT count(*) AS n FROM t WHERE balance IS NULL": (0,),
-        "SELECT count(*) AS n FROM t WHERE status = 'on hold'": ((versions % 4 == 2).sum(),),
-    }  # fmt: skip
+        "SELECT min(id) AS a, max(id) AS b FROM t": (ids.min(), ids.max()),
+        f"SELECT count(*) AS n FROM t WHERE version > {late} AND owner >= 'owner {middle:08d}'": (chosen.sum(),),
+        "SELECT count(*) AS n, sum(id * 0) AS z FROM t WHERE status = 'on hold'": (held, 0),
+    }
     for query, values in expected.items():
         answer = tuple(ask(query).to_pylist()[0].values())
         if tuple(map(int, answer)) != tuple(map(int, values)):
@@ -268,18 +265,25 @@ class Checks:
         self.verify("our tidying", 1)
         self.step("delta-rs checkpoint", lambda: DeltaTable(table.uri).create_checkpoint())
         self.beside("delta-rs checkpoint alone", cut_log)
+        if table.layout.thorough:
+            self._other_writers()
+        elif self.session is not None:
+            self.step("Spark OPTIMIZE", lambda: self.session.sql(f"OPTIMIZE delta.`{table.uri}`"))
+        self.step("delta-rs compact", lambda: DeltaTable(table.uri).optimize.compact())
+        self._cleaning()
+
+    def _other_writers(self) -> None:
+        table = self.table
         self.step("column added", lambda: DeltaTable(table.uri).alter.add_columns(_extra()))
         self._delta_rs_writes()
         if self.session is not None:
             self._spark_writes()
-        self.step("delta-rs compact", lambda: DeltaTable(table.uri).optimize.compact())
         first = max(table.states) + 1
         self.overtaken()
         self.verify("delta-rs DELETE while we stage", first)
         if self.session is not None:
             lost = self.together()
             self.verify(f"Spark OPTIMIZE, UPDATE while we commit ({lost})")
-        self._cleaning()
 
     def overtaken(self) -> None:
         """Another engine deletes rows between our staging and our commit, which must be refused and made anew."""
@@ -417,7 +421,8 @@ def spark_checkpoint(session: Any, uri: str) -> None:
     """Delta's own checkpoint, through its JVM."""
     jvm = session._jvm
     delta_log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(session._jsparkSession, uri)
-    delta_log.checkpoint(delta_log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty()))
+    nothing = jvm.scala.Option.empty()
+    delta_log.checkpoint(delta_log.update(False, nothing, nothing), nothing)
 
 
 def _extra() -> list[Any]:
@@ -432,9 +437,7 @@ def _extra() -> list[Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Where the matrix goes, beside the standard output.")
 def main(layout: tuple[str, ...], spark: bool, out: Path | None) -> None:
     """Run the checks."""
-    session = spark_session() if spark else None
-    if session is not None:
-        session.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    session = readers.spark_session() if spark else None
     matrix = Matrix()
     for wanted in LAYOUTS:
         if not layout or wanted.name in layout:

@@ -30,7 +30,6 @@ from sinks.delta import commit
 from sinks.delta.schema import table_columns
 from sinks.reduce import reduce, union_changelog
 from sources.changes import TopicPartition
-from stack.readers import spark_session
 from tables.key_index import KeyIndex
 
 Way = Literal["vectors", "vectors, feed written", "MERGE"]
@@ -187,7 +186,7 @@ def main() -> None:
 @click.argument("uri")
 def scan(reader: str, uri: str) -> None:
     """The best of three scans: seconds, CPU seconds, rows, sum of ids, sum of versions."""
-    session = spark_session() if reader == "Spark" else None
+    session = readers.spark_session() if reader == "Spark" else None
     openers: dict[str, Callable[[], readers.Ask]] = {
         "delta-rs": lambda: readers.delta_rs(uri),
         "DuckDB": lambda: readers.duckdb(uri),

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, QueryBuilder
 
+from stack import dist
+
 Ask = Callable[[str], pa.Table]
 """Answers a query about the view `t`."""
 
@@ -42,6 +44,33 @@ def duckdb(uri: str, secret: str = "") -> Ask:
         connection.execute(secret)
     connection.execute(f"CREATE VIEW t AS SELECT * FROM delta_scan('{uri}')")
     return lambda query: connection.execute(query).arrow().read_all()
+
+
+def spark_session() -> Any:
+    """Spark with Delta alone: with Iceberg's extension beside Delta's, Spark can't resolve an UPDATE of a Delta table
+    (a MatchError in a rule of Iceberg 1.11). Two partitions for the log's state, instead of 50, as it is small here."""
+    from pyspark.sql import SparkSession
+
+    settings = {
+        "spark.jars": ",".join(str(jar) for jar in sorted(dist.SPARK.prepare().glob("*.jar"))),
+        "spark.driver.memory": "2g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    }
+    builder = SparkSession.builder.master("local[2]").appName("lakeward")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
 
 
 def spark(session: Any, uri: str) -> Ask:
