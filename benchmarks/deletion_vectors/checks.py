@@ -50,10 +50,10 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("plain"),
     Layout("partitioned, feed written", feed="written", partition_by=("_cdc_op",)),
     Layout("inline, vectors in _dv", prefix="_dv", inline=True, thorough=False),
     Layout("partition value with a space", partition_by=("status",), thorough=False),
+    Layout("plain"),
 )
 
 
@@ -339,9 +339,8 @@ class Checks:
     def _spark_writes(self) -> None:
         table, sql = self.table, self.session.sql
         t = f"delta.`{table.uri}`"
-        if not table.layout.partition_by:
-            self.step("Spark checkpoint", lambda: spark_checkpoint(self.session, table.uri))
-            self.beside("Spark checkpoint alone", cut_log)
+        self.step("Spark checkpoint", lambda: spark_checkpoint(self.session, table.uri))
+        self.beside("Spark checkpoint alone", cut_log)
 
         def delete() -> None:
             sql(f"DELETE FROM {t} WHERE id % 7 = 3")
@@ -447,10 +446,9 @@ def main(layout: tuple[str, ...], spark: bool, out: Path | None) -> None:
                     Checks(table, matrix, session).run()
                 finally:
                     table.index.close()
-    text = matrix.markdown()
-    if out is not None:
-        out.write_text(text)
-    sys.stdout.write(text)
+                    if out is not None:
+                        out.write_text(matrix.markdown())
+    sys.stdout.write(matrix.markdown())
 
 
 if __name__ == "__main__":
