@@ -238,7 +238,8 @@ class Upserts:
                 delta.feed.append({"cdc": found})
 
     def _rows_at(self, delta: Delta, file: LogicalFile, rows: BitMap) -> pa.Table:
-        """Some rows of a data file: of the row groups that hold them."""
+        """Some rows of a data file: of the row groups that hold them. Brought into shape before they are taken: the
+        texts of files that delta-rs wrote come as views, of which pyarrow can't take some."""
         positions = np.array(rows.to_array(), dtype=np.int64)
         with self.store.open(file.location) as stream:
             parquet_file = pq.ParquetFile(stream)
@@ -252,7 +253,7 @@ class Upserts:
         shift = np.cumsum(sizes[wanted]) - sizes[wanted]
         group_of = np.searchsorted(ends, positions, side="right")
         local = positions - starts[group_of] + shift[np.searchsorted(wanted, group_of)]
-        return self._whole(file, found.take(pa.array(local)))
+        return self._whole(file, found).take(pa.array(local))
 
     def _whole(self, file: LogicalFile, rows: pa.Table) -> pa.Table:
         """Rows of a file with all columns of the table, those of its partition included."""
