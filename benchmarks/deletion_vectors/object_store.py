@@ -14,7 +14,8 @@ import click
 import numpy as np
 
 from benchmarks.deletion_vectors import log, readers
-from benchmarks.deletion_vectors.checks import TPS, rows_wrong
+from benchmarks.deletion_vectors.answers import rows_wrong
+from benchmarks.deletion_vectors.checks import TPS
 from benchmarks.deletion_vectors.log import Store
 from benchmarks.deletion_vectors.writer import CommitLost, Upserts
 from benchmarks.long import COLUMNS, Accounts, Scenario
