@@ -48,6 +48,11 @@ class IndexDatabase:
         with suppress(DbClosedError):
             self._db.close()
 
+    def flush(self) -> None:
+        """Write what is in memory to disk; damage is told by the next use."""
+        with suppress(DbClosedError):
+            self._db.flush()
+
     def get(self, keys: list[bytes], generation: int) -> list[bytes | None]:
         """Values of many keys; fastest when they are sorted."""
         with self._sound(generation):

@@ -8,23 +8,26 @@ with the table first.
 
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
-    M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, highest file id
+    M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, snapshot, highest file id
     F <number:4> <file id:4>           -> rows:4, dead rows:4 (little-endian), file path
     K <number:4> <encoded key>         -> file id:4, position:4 (little-endian)
+
+File ids aren't used twice: a key whose file isn't known any more has no row.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from rocksdict import WriteBatch
 
 from tables.index_database import IndexDatabase
@@ -36,10 +39,11 @@ ENCODED_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class IndexState:
-    """At which state of the table a partition's entries are true."""
+    """At which state of the table a partition's entries are true, and a snapshot that was in that state."""
 
     next_offset: int
     files: int
+    snapshot_id: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,16 @@ class KeyIndex:
             known = dict(self._database.scan(b"M", generation))
             if key not in known:
                 number = max((json.loads(meta)["number"] for meta in known.values()), default=0) + 1
-                meta = {"number": number, "next_offset": None, "files": 0, "file_id": 0}
+                meta = {"number": number, "next_offset": None, "files": 0, "snapshot": None, "file_id": 0}
                 known[key] = json.dumps(meta).encode()
                 batch = WriteBatch(raw_mode=True)
                 batch.put(key, known[key])
                 self._database.write(batch, generation)
         return PartitionIndex(self._database, generation, key, json.loads(known[key]))
+
+    def flush(self) -> None:
+        """Bring what was applied to disk: that much is there after a crash."""
+        self._database.flush()
 
     def disk_bytes(self) -> int:
         """Size on disk."""
@@ -159,7 +167,7 @@ class PartitionIndex:
         self._next_file_id = (meta["file_id"] or 0) + 1
         self._meta_number = number
         offset = meta["next_offset"]
-        self.state = None if offset is None else IndexState(offset, meta["files"] or 0)
+        self.state = None if offset is None else IndexState(offset, meta["files"] or 0, meta.get("snapshot"))
         entries = database.scan(b"F" + self._number, generation)
         self.files = {int.from_bytes(k[5:9], "big"): IndexedFile.decode(v) for k, v in entries}
 
@@ -168,6 +176,7 @@ class PartitionIndex:
         encoded = self._encode(keys)
         found = [value for value in self._database.get(encoded, self._generation) if value is not None]
         pairs = np.frombuffer(b"".join(found), dtype="<u4").reshape(-1, 2)
+        pairs = pairs[np.isin(pairs[:, 0], np.fromiter(self.files, np.uint32, len(self.files)))]
         return Positions(pairs[:, 0], pairs[:, 1])
 
     def apply(
@@ -196,9 +205,13 @@ class PartitionIndex:
             self._place(batch, rows.path, n, rows.keys, np.arange(n, dtype="<u4"))
         self._record(batch, state)
 
-    def rebuild(self, files: Iterable[FileKeys], state: IndexState) -> int:
-        """Begin anew from the table. Returns how many rows were found."""
-        self.clear()
+    def rebuild(self, files: Iterable[FileKeys], state: IndexState, keep: Collection[int] = ()) -> int:
+        """Take these files in anew. Of what was known, the files in `keep` (their ids) stay, whose live rows are still
+        the same; without any, all begins anew. Returns how many rows were taken in."""
+        if keep:
+            self._forget_all_but(keep)
+        else:
+            self.clear()
         rows = 0
         for file in files:
             batch = WriteBatch(raw_mode=True)
@@ -209,12 +222,24 @@ class PartitionIndex:
         self._record(batch, state)  # only now: a rebuild that is cut short isn't believed
         return rows
 
-    def clear(self) -> None:
-        """Forget everything, the state first."""
+    def _forget_all_but(self, keep: Collection[int]) -> None:
+        """The keys of files that are forgotten stay behind, and mean nothing."""
+        batch = self._without_state()
+        for file_id in [file_id for file_id in self.files if file_id not in keep]:
+            batch.delete(self._file_key(file_id))
+            del self.files[file_id]
+        self._database.write(batch, self._generation)
+
+    def _without_state(self) -> WriteBatch:
+        """A batch that begins with forgetting the state: what comes after it isn't believed until one is recorded."""
         self.state = None
         batch = WriteBatch(raw_mode=True)
-        batch.put(self._key, json.dumps(self._meta(None, 0)).encode())
-        self._database.write(batch, self._generation)
+        batch.put(self._key, json.dumps(self._meta(None)).encode())
+        return batch
+
+    def clear(self) -> None:
+        """Forget everything, the state first."""
+        self._database.write(self._without_state(), self._generation)
         for kind in (b"K", b"F"):
             self._database.delete_range(kind + self._number, self._generation)
         self.files.clear()
@@ -225,13 +250,15 @@ class PartitionIndex:
         file_id = self._next_file_id
         self._next_file_id += 1
         self._know(batch, file_id, IndexedFile(path, rows, rows - len(positions)))
+        # in order: RocksDB takes in neighbours, one after the other, ten times as fast
+        order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
         values = np.empty((len(positions), 2), dtype="<u4")
-        values[:, 0], values[:, 1] = file_id, positions
+        values[:, 0], values[:, 1] = file_id, positions[order.to_numpy()]
         raw = values.tobytes()
         put = batch.put
         start = 0
         for first in range(0, len(positions), ENCODED_AT_ONCE):
-            for key in self._encode(keys.slice(first, ENCODED_AT_ONCE), ordered=False):
+            for key in self._encode(keys.take(order.slice(first, ENCODED_AT_ONCE)), ordered=False):
                 put(key, raw[start : start + 8])
                 start += 8
 
@@ -244,15 +271,16 @@ class PartitionIndex:
 
     def _record(self, batch: WriteBatch, state: IndexState) -> None:
         """Write the batch, with the state that it leads to."""
-        batch.put(self._key, json.dumps(self._meta(state.next_offset, state.files)).encode())
+        batch.put(self._key, json.dumps(self._meta(state)).encode())
         self._database.write(batch, self._generation)
         self.state = state  # not before: entries that a full disk refused must not be believed
 
-    def _meta(self, next_offset: int | None, files: int) -> dict[str, int | None]:
+    def _meta(self, state: IndexState | None) -> dict[str, int | None]:
         return {
             "number": self._meta_number,
-            "next_offset": next_offset,
-            "files": files,
+            "next_offset": None if state is None else state.next_offset,
+            "files": 0 if state is None else state.files,
+            "snapshot": None if state is None else state.snapshot_id,
             "file_id": self._next_file_id - 1,
         }
 

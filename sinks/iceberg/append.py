@@ -43,7 +43,7 @@ class Appends:
         order = (CDC_TOPIC, CDC_PARTITION, CDC_OFFSET)
         return stage(step, staging, table, self._live, partitions, order, counted=False)
 
-    def tidied(self, tidied: Tidied) -> None:
+    def tidied(self, tidied: Tidied, snapshot_id: int) -> None:
         """Nothing is kept beside the live files."""
 
     def _seen(self, partitions: Collection[TopicPartition]) -> tuple[list[int], set[str]]:

@@ -64,14 +64,16 @@ class LiveFiles:
 
     def catch_up(
         self, table: Table, offsets: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]
-    ) -> None:
+    ) -> bool:
         """Bring it to the table's current snapshot: at no cost if only we, or other workers for partitions of theirs,
-        have committed since. `offsets` are the table's, `partitions` those that must be known."""
+        have committed since. `offsets` are the table's, `partitions` those that must be known. True if it was read
+        from the table."""
         self._forget_tidied(table)
         if self.known and all(self.offsets.get(tp) == offsets.get(tp) for tp in partitions):
             self.snapshot_id = table.metadata.current_snapshot_id
-        else:
-            self._read(table.metadata, table.io, offsets)
+            return False
+        self.read(table.metadata, table.io, offsets)
+        return True
 
     def _forget_tidied(self, table: Table) -> None:
         """Forget the partitions whose files were tidied since the snapshot that we know, which no offset tells, and
@@ -91,7 +93,7 @@ class LiveFiles:
         for tp in tidied:
             self.offsets.pop(tp, None)
 
-    def _read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
+    def read(self, metadata: TableMetadata, io: FileIO, offsets: Mapping[TopicPartition, int]) -> None:
         """All of the current snapshot, from its manifests; `offsets` are the table's."""
         self.begin_at(metadata, offsets)
         self.known = False

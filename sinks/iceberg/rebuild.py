@@ -1,52 +1,99 @@
-"""Rebuilding the key index of a Kafka partition from the table: the live rows' keys and their positions."""
+"""Bringing the key index of a Kafka partition in step with the table: the live rows' keys and their positions."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import owner_of
-from sinks.iceberg.live_files import live_entries
+from sinks.iceberg.live_files import LiveFiles
+from sinks.iceberg.state import lineage
 from sinks.iceberg.store import at_once, columns_by_id
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
-from tables.key_index import FileKeys
+from tables.key_index import FileKeys, IndexState, PartitionIndex
+
+log = structlog.get_logger("lakeward.index")
 
 
-def live_keys(table: Table, key: tuple[str, ...], tp: TopicPartition, paths: set[str]) -> Iterator[FileKeys]:
+PROGRESS_SECONDS = 5.0
+
+
+def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: LiveFiles, index: PartitionIndex,
+                  wanted: IndexState) -> None:  # fmt: skip
+    """Make the index of `tp` true for the table's current snapshot, which `live` knows.
+
+    Where the state that it has is one of the table's history, only those files are read whose live rows may be others
+    than then: files that came, and files whose number of deleted rows isn't the one that the index counted. Deletes
+    only grow along a history, so with equal numbers they are the same. Without such a state all files are read.
+    """
+    began = monotonic()
+    paths = live.of(tp)
+    gone = deleted_positions(table.io, live.deletes, paths)
+    keep: set[int] = set()
+    history = {snapshot.snapshot_id for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id)}
+    if index.state is not None and index.state.snapshot_id in history:
+        # of a foreign file, which may hold rows of other partitions, too, the index's number says less
+        ours = {n: file for n, file in index.files.items() if file.path in live.data and owner_of(file.path)}
+        keep = {n for n, file in ours.items() if _dead(gone, file.path) == file.dead}
+    known = {index.files[n].path for n in keep}
+    read = sorted(path for path in paths if path in live.data and path not in known)
+    rows = index.rebuild(_told(_live_keys(table, key, tp, read, gone), table, tp, len(read)), wanted, keep)
+    seconds = monotonic() - began
+    log.info("index.rebuilt", table=".".join(table.name()), topic=tp.topic, partition=tp.partition, files=len(read),
+             kept=len(keep), rows=rows, seconds=round(seconds, 3),
+             rows_per_s=round(rows / max(seconds, 1e-9)))  # fmt: skip
+
+
+def _dead(gone: Mapping[str, list[npt.NDArray[np.int64]]], path: str) -> int:
+    found = gone.get(path)
+    return len(np.unique(np.concatenate(found))) if found else 0
+
+
+def _told(files: Iterable[FileKeys], table: Table, tp: TopicPartition, count: int) -> Iterator[FileKeys]:
+    """The files, with a line in the log every few seconds."""
+    last, rows = monotonic(), 0
+    for number, file in enumerate(files, 1):
+        yield file
+        rows += len(file.positions)
+        if monotonic() - last > PROGRESS_SECONDS:
+            last = monotonic()
+            log.info("index.rebuilding", table=".".join(table.name()), topic=tp.topic, partition=tp.partition,
+                     files=f"{number} of {count}", rows=rows)  # fmt: skip
+
+
+def _live_keys(
+    table: Table,
+    key: tuple[str, ...],
+    tp: TopicPartition,
+    paths: Iterable[str],
+    gone: Mapping[str, list[npt.NDArray[np.int64]]],
+) -> Iterator[FileKeys]:
     """The keys of the rows of `tp` in these data files, without those that position deletes took away."""
-    files: list[DataFile] = []
-    deletes: list[DataFile] = []
-    for entry in live_entries(table.metadata, table.io):
-        if entry.data_file.content == DataFileContent.DATA:
-            if entry.data_file.file_path in paths:
-                files.append(entry.data_file)
-        else:
-            deletes.append(entry.data_file)
-    gone = deleted_positions(table.io, (file.file_path for file in deletes), paths)
     names = {table.schema().find_field(name).field_id: name for name in (*key, CDC_TOPIC, CDC_PARTITION)}
-    for file in files:
-        rows = _read(table.io, file.file_path, names)
-        alive = alive_rows(rows.num_rows, gone.get(file.file_path, ()))
-        if owner_of(file.file_path) is None:  # a file that another engine rewrote may mix partitions
-            _check_owned(rows, file.file_path)
+    for path in paths:
+        rows = _read(table.io, path, names)
+        alive = alive_rows(rows.num_rows, gone.get(path, ()))
+        if owner_of(path) is None:  # a file that another engine rewrote may mix partitions
+            _check_owned(rows, path)
             of_topic = pc.equal(rows.column(CDC_TOPIC), tp.topic)
             of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
             alive &= pc.fill_null(pc.and_(of_topic, of_partition), False).to_numpy()
         positions: npt.NDArray[np.uint32] = np.flatnonzero(alive).astype(np.uint32)
-        if len(positions) or owner_of(file.file_path) is not None:  # ours without a live row is there to be tidied
+        if len(positions) or owner_of(path) is not None:  # ours without a live row is there to be tidied
             keys = rows.select(list(key)).take(pa.array(positions))
-            yield FileKeys(file.file_path, rows.num_rows, keys, positions)
+            yield FileKeys(path, rows.num_rows, keys, positions)
 
 
 def _check_owned(rows: pa.Table, path: str) -> None:

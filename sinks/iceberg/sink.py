@@ -233,12 +233,12 @@ class IcebergSink(Sink):
         change = sent.change
         if isinstance(change, Tidied):
             self._live.committed(snapshot, change.files, change.removed, {})
-            self._files.tidied(change)
+            self._files.tidied(change, sent.snapshot_id)
             return
         moved = {tp: span.next for tp, span in change.batch.ranges.items()}
         self._live.committed(snapshot, change.files, (), moved)
         if self._upserts is not None and change.delta is not None:
-            self._upserts.landed(change.delta, change.batch)
+            self._upserts.landed(change.delta, change.batch, sent.snapshot_id)
 
     def _tidy_files(self, patience: Patience) -> None:
         """One step of tidying the files of the partitions that were written last, if one is due."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import structlog
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
@@ -20,7 +18,7 @@ from sinks.base import Batch
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
-from sinks.iceberg.rebuild import live_keys
+from sinks.iceberg.rebuild import rebuild_index
 from sinks.iceberg.state import SinkState
 from sinks.iceberg.tidy import Patience, Step, Tidied, due, stage
 from sinks.reduce import Reduced, reduce
@@ -28,7 +26,9 @@ from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import IndexState, KeyIndex, PartitionIndex, PlacedRows, Positions, fingerprint
 
-log = structlog.get_logger("lakeward.index")
+FLUSH_EVERY = 20
+"""Commits after which the index is brought to disk: a worker that is killed finds it at a snapshot that the table
+still has, and reads only what came since."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +66,37 @@ class Upserts:
         self._index = index
         self._live = live
         self._partitions: dict[TopicPartition, PartitionIndex] = {}
+        self._commits = 0
 
     def catch_up(self, table: Table, state: SinkState, partitions: Collection[TopicPartition]) -> bool:
         """Make the index true for these partitions, at the table's current snapshot; False if it was.
 
-        Cheap while the only commits since the last one were ours or touched other partitions; a full rebuild of a
-        partition otherwise (nothing recorded, a crash, another engine's rewrite, a rollback).
+        Free while the only commits since the last one were ours or touched other partitions. Otherwise (a crash, a
+        partition that was elsewhere meanwhile, another engine's rewrite, a rollback) the files that changed are read,
+        or all of them where that can't be told.
         """
         indexes = {tp: self._of(table, tp) for tp in partitions}
-        self._live.catch_up(table, state.offsets, indexes)
-        rebuilt = False
-        for tp, index in indexes.items():
-            wanted = IndexState(state.offsets.get(tp, 0), self._live.fingerprint(tp))
-            if index.state == wanted:
-                continue
-            rebuilt = True
+        looked = self._live.catch_up(table, state.offsets, indexes)
+        outdated = self._outdated(indexes, table, state)
+        if outdated and not looked:
+            # what is to be built anew is built on what the table says, not on what is remembered of it
+            self._live.read(table.metadata, table.io, state.offsets)
+            outdated = self._outdated(indexes, table, state)
+        for tp, wanted in outdated.items():
+            index = indexes[tp]
             if not self._live.of(tp) and not index.files:
                 index.rebuild([], wanted)
-                continue
-            began = monotonic()
-            rows = index.rebuild(live_keys(table, _key(table), tp, self._live.of(tp)), wanted)
-            seconds = monotonic() - began
-            log.info("index.rebuilt", table=".".join(table.name()), topic=tp.topic, partition=tp.partition, rows=rows,
-                     seconds=round(seconds, 3), rows_per_s=round(rows / max(seconds, 1e-9)))  # fmt: skip
-        return rebuilt
+            else:
+                rebuild_index(table, _key(table), tp, self._live, index, wanted)
+        return bool(outdated)
+
+    def _outdated(
+        self, indexes: Mapping[TopicPartition, PartitionIndex], table: Table, state: SinkState
+    ) -> dict[TopicPartition, IndexState]:
+        """The partitions whose index isn't at the table's state, and that state."""
+        snapshot_id = table.metadata.current_snapshot_id
+        wanted = {tp: IndexState(state.offsets.get(tp, 0), self._live.fingerprint(tp), snapshot_id) for tp in indexes}
+        return {tp: state for tp, state in wanted.items() if indexes[tp].state != state}
 
     def stage(self, staging: Staging, batch: Batch) -> RowDelta:
         """Write the files of a batch: upserted rows, and deletes of the rows that they replace."""
@@ -136,14 +143,14 @@ class Upserts:
         """Take the partitions' entries from the index anew: it was damaged."""
         self._partitions.clear()
 
-    def landed(self, delta: RowDelta, batch: Batch) -> None:
+    def landed(self, delta: RowDelta, batch: Batch, snapshot_id: int) -> None:
         """The snapshot with `delta` is the table's: record it."""
         try:
-            self._record(delta, batch)
+            self._record(delta, batch, snapshot_id)
         except IndexDamaged:  # the commit stands; the next one rebuilds
             self.forget()
 
-    def tidied(self, tidied: Tidied) -> None:
+    def tidied(self, tidied: Tidied, snapshot_id: int) -> None:
         """The snapshot with these rewritten files is the table's: record it."""
         try:
             for tp in tidied.partitions:
@@ -152,11 +159,12 @@ class Upserts:
                 gone = [index.files[file_id].path for file_id in tidied.dropped[tp]]
                 placed = tidied.placed[tp]
                 files = fingerprint((rows.path for rows in placed), index.state.files, gone)
-                index.apply(placed, None, {}, tidied.dropped[tp], IndexState(index.state.next_offset, files))
+                state = IndexState(index.state.next_offset, files, snapshot_id)
+                index.apply(placed, None, {}, tidied.dropped[tp], state)
         except IndexDamaged:
             self.forget()
 
-    def _record(self, delta: RowDelta, batch: Batch) -> None:
+    def _record(self, delta: RowDelta, batch: Batch, snapshot_id: int) -> None:
         done = {part.tp: part for part in delta.parts}
         for tp, span in batch.ranges.items():
             part = done.get(tp, PartitionDelta(tp, [], None, {}))
@@ -164,7 +172,10 @@ class Upserts:
             assert index.state is not None
             placed = [PlacedRows(s.file.file_path, s.rows.select(list(delta.key))) for s in part.staged]
             files = fingerprint((rows.path for rows in placed), index.state.files)
-            index.apply(placed, part.removed, part.replaced, (), IndexState(span.next, files))
+            index.apply(placed, part.removed, part.replaced, (), IndexState(span.next, files, snapshot_id))
+        self._commits += 1
+        if self._commits % FLUSH_EVERY == 0:
+            self._index.flush()
 
     def _of(self, table: Table, tp: TopicPartition) -> PartitionIndex:
         if tp not in self._partitions:

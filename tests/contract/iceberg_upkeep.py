@@ -29,9 +29,9 @@ from sources.changes import ChangeBatch
 
 
 @contextmanager
-def small_sizes() -> Iterator[None]:
+def small_sizes(**more: int) -> Iterator[None]:
     """Tiers and limits of a table of a few rows."""
-    sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4}
+    sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4, **more}
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
             patch.setattr(tidy, name, size)

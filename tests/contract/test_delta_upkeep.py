@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pytest
 from contract_base import TP0, TP1, committed, inserts, opened
-from contract_events import batch, changes, folded, log_rows, order
+from contract_events import ORDERS, batch, changes, folded, log_rows, order
 from delta_harness import DeltaHarness
 from deltalake import CommitProperties, DeltaTable, Transaction
 from iceberg_upkeep import commit, updates
@@ -19,6 +19,7 @@ from iceberg_upkeep import commit, updates
 from sinks.delta import upkeep
 from sinks.delta.sink import DeltaSink
 from sinks.delta.status import delta_status
+from sources.changes import TableSchema
 
 HOUR = 3600
 
@@ -211,3 +212,34 @@ def test_status_names_the_maintenance_that_is_due(tmp_path: Path) -> None:
 
 def _data_files(path: Path) -> set[Path]:
     return set(path.glob("*.parquet")) | set(path.glob("_change_data/*.parquet"))
+
+
+def test_merge_rewrites_only_files_whose_key_ranges_it_meets(tmp_path: Path) -> None:
+    harness = DeltaHarness("upsert", tmp_path)
+    parts = [changes([order("c", 10_000 * n + k) for k in range(5)], 5 * n) for n in range(4)]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        before = set(DeltaTable(harness.path).file_uris())
+        change = changes([order("u", 20_001, "new"), order("d", 20_002), order("c", 20_009)], 20)
+        sink.write(batch(change))
+    after = set(DeltaTable(harness.path).file_uris())
+    assert len(before) == 4
+    assert len(before - after) == 1
+    assert harness.rows() == folded(*parts, change)
+
+
+def test_merge_of_a_table_partitioned_by_a_part_of_its_key_stays_in_the_partitions_it_meets(tmp_path: Path) -> None:
+    harness = DeltaHarness("upsert", tmp_path, partition_by=("name",))
+    schema = TableSchema(ORDERS.columns, ("name", "id"), 1)
+    parts = [changes([order("c", n, name) for n in range(5)], 5 * at, schema=schema) for at, name in enumerate("abcd")]
+    change = changes([order("u", 2, "b"), order("u", 7, "b")], 20, schema=schema)
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        before = set(DeltaTable(harness.path).file_uris())
+        sink.write(batch(change))
+    gone = before - set(DeltaTable(harness.path).file_uris())
+    assert len(before) == 4
+    assert [uri.count("name=b") for uri in gone] == [1]
+    assert len(harness.rows()) == 21

@@ -20,7 +20,9 @@ from iceberg_harness import IcebergHarness
 from iceberg_upkeep import present
 from pyiceberg.expressions import EqualTo
 from structlog.testing import capture_logs
+from test_iceberg_tidy import delete_by_position
 
+from sinks.iceberg import upsert
 from sources.changes import ChangeBatch, TableSchema, TopicPartition
 
 
@@ -91,6 +93,86 @@ def test_index_of_an_older_time_is_rebuilt(tmp_path: Path) -> None:
     with rebuilds(3), closing(opened(harness)) as sink:
         sink.write(batch(parts[2]))
     assert harness.rows() == folded(*parts)
+
+
+@contextmanager
+def told() -> Iterator[list[tuple[int, int, int]]]:
+    """Of each rebuild inside: files read, files that stayed, rows read."""
+    found: list[tuple[int, int, int]] = []
+    with capture_logs() as logs:
+        yield found
+    found += [(e["files"], e["kept"], e["rows"]) for e in logs if e["event"] == "index.rebuilt"]
+
+
+def put_back(tmp_path: Path, saved: str) -> None:
+    shutil.rmtree(tmp_path / "index-0")
+    shutil.copytree(tmp_path / saved, tmp_path / "index-0")
+
+
+def test_only_files_that_changed_since_are_read(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(3 * n, 3) for n in range(10)]
+    late = changes([order("u", 90, "new"), order("d", 100), order("c", 7)], 30)
+    last = updates(33, 0, 90, 110, 7, name="last")
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+    shutil.copytree(tmp_path / "index-0", tmp_path / "old")
+    with closing(opened(harness)) as sink:
+        sink.write(batch(late))
+    put_back(tmp_path, "old")
+    with told() as found, closing(opened(harness)) as sink:
+        sink.write(batch(last))
+    assert found == [(2, 9, 1 + 2)]  # the file of 90, 100 and 110, and the one that came
+    assert harness.rows() == folded(*parts, late, last)
+    with told() as found, closing(opened(harness)) as sink:
+        sink.write(batch(updates(37, 110, 7, 0, name="once more")))
+    assert found == []
+    assert harness.rows() == folded(*parts, late, last, updates(37, 110, 7, 0, name="once more"))
+
+
+def test_all_files_are_read_after_a_rollback_behind_the_index(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(3 * n, 3) for n in range(6)]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        back = present(harness).metadata.snapshots[-2].snapshot_id
+        sink.write(batch(updates(18, 0, 10)))
+    present(harness).manage_snapshots().rollback_to_snapshot(back).commit()
+    again = changes([order("u", 150, "again")], 15)
+    with told() as found, closing(opened(harness)) as sink:
+        sink.write(batch(again))
+    assert found == [(5, 0, 15)]
+    assert harness.rows() == folded(*parts[:5], again)
+
+
+def test_killed_worker_reads_what_came_since_the_last_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsert, "FLUSH_EVERY", 4)
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(3 * n, 3) for n in range(10)]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        shutil.copytree(tmp_path / "index-0", tmp_path / "as-killed")
+    put_back(tmp_path, "as-killed")
+    with told() as found, closing(opened(harness)) as sink:
+        sink.write(batch(updates(30, 0, 290, name="new")))
+    assert found == [(2, 8, 6)]
+    assert harness.rows() == folded(*parts, updates(30, 0, 290, name="new"))
+
+
+def test_rows_that_others_deleted_are_forgotten_with_their_file_only(tmp_path: Path) -> None:
+    harness = IcebergHarness("upsert", tmp_path)
+    parts = [inserts(3 * n, 3) for n in range(5)]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        assert delete_by_position(harness, 40) == 1
+        with told() as found:
+            sink.write(batch(updates(15, 40, 50, name="new")))
+    assert found == [(1, 4, 2)]
+    assert harness.rows() == folded(*parts, updates(15, 40, 50, name="new"))
 
 
 def test_index_of_a_table_that_was_dropped_is_not_used_for_its_successor(tmp_path: Path) -> None:

@@ -194,47 +194,69 @@ def test_a_count_that_is_wrong_rewrites_nothing_and_builds_the_index_anew(tmp_pa
     assert harness.rows() == folded(*parts)
 
 
+Made = list[tuple[int, bool]]
+MADE = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6)
+"""Changes of a partition: its keys, and whether they stay."""
+
+
 class Workers(RuleBasedStateMachine):
-    """Two workers that hand partitions to each other without a word, a foreign compaction, rollbacks, restarts."""
+    """Two workers that hand partitions to each other, a foreign compaction, rollbacks, restarts, zombies."""
 
     @initialize()
     def begin(self) -> None:
-        self.patches = small_sizes()
+        self.patches = small_sizes(FAN_IN=2)  # something is due after almost every commit
         self.patches.__enter__()
         self.folder = tempfile.TemporaryDirectory()
         self.harness = make(Path(self.folder.name))
         self.sinks = [opened(self.harness), opened(self.harness)]
+        self.owner = [0, 1]
         self.log: dict[int, list[Any]] = {0: [], 1: []}
         self.table_is_there = False
 
-    def _committed(self, sink: Sink, partition: int) -> int:
-        tp = TopicPartition(TOPIC, partition)
-        return sink.committed([tp]).get(tp, 0)
-
-    @rule(
-        worker=st.integers(0, 1),
-        partition=st.integers(0, 1),
-        made=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=6),
-    )
-    def write(self, worker: int, partition: int, made: list[tuple[int, bool]]) -> None:
+    def _write(self, worker: int, partition: int, made: Made) -> None:
+        """As its worker, or as one that takes itself for it."""
         log = self.log[partition]
         log += [
             order("u" if keep else "d", 2 * key + partition, f"{len(log) + n}") for n, (key, keep) in enumerate(made)
         ]
         try:
-            first = self._committed(self.sinks[worker], partition)
+            first = self._committed(worker, partition)
         except DestinationChanged:  # rolled back to before this partition: an operator looks, and starts it again
             self.restart(worker)
-            first = self._committed(self.sinks[worker], partition)
-        self.sinks[worker].write(batch(changes(log[first:], first, partition=partition)))
-        self.table_is_there = True
+            first = self._committed(worker, partition)
+        if log[first:]:
+            self.sinks[worker].write(batch(changes(log[first:], first, partition=partition)))
+            self.table_is_there = True
 
-    @rule(worker=st.integers(0, 1))
-    def tidy(self, worker: int) -> None:
+    def _committed(self, worker: int, partition: int) -> int:
+        tp = TopicPartition(TOPIC, partition)
+        return self.sinks[worker].committed([tp]).get(tp, 0)
+
+    def _tidy(self, worker: int) -> None:
         try:
             self.sinks[worker].tidy()
         except DestinationChanged:
             self.restart(worker)
+
+    @rule(worker=st.integers(0, 1), made=st.tuples(MADE, MADE), others=st.none() | st.tuples(MADE, MADE))
+    def work(self, worker: int, made: tuple[Made, Made], others: tuple[Made, Made] | None) -> None:
+        """A worker writes its partitions, and tidies; maybe the other one does so in between."""
+        for partition, changed in enumerate(made):
+            if self.owner[partition] == worker:
+                self._write(worker, partition, changed)
+        if others is not None:
+            self.work(1 - worker, others, None)
+        self._tidy(worker)
+
+    @rule(partition=st.integers(0, 1))
+    def move(self, partition: int) -> None:
+        """The other worker gets a partition."""
+        self.owner[partition] = 1 - self.owner[partition]
+
+    @rule(partition=st.integers(0, 1), made=MADE)
+    def zombie(self, partition: int, made: Made) -> None:
+        """A worker writes a partition that it doesn't have any more."""
+        self._write(1 - self.owner[partition], partition, made)
 
     @rule(worker=st.integers(0, 1))
     def restart(self, worker: int) -> None:
