@@ -13,6 +13,7 @@ from config.partitioning import PartitionField, parse_partition_field, parse_par
 from config.templates import check_template, resolve_template
 
 WriteMode = Literal["append", "upsert"]
+Upserts = Literal["merge", "deletion_vectors"]
 Template = Annotated[str, Field(min_length=1), AfterValidator(check_template)]
 
 PartitionText = Annotated[str, AfterValidator(lambda text: str(parse_partition_field(text)))]
@@ -160,6 +161,9 @@ class DeltaConfig(Model):
     """Where a table lives: `file:///…`, a path, or `s3://…`, with `{prefix}`, `{schema}`, `{table}` replaced."""
     write_mode: WriteMode = "append"
     """`append`: the log of all changes; `upsert`: the table as it is at the source."""
+    upserts: Upserts = "merge"
+    """How `upsert` replaces rows: `merge` rewrites their files; `deletion_vectors` marks them as gone, at a cost that
+    doesn't grow with the table, for readers that know vectors."""
     batch_size: int = Field(default=1000, ge=1)
     """Rows from which on a commit is due: a threshold, not a cap."""
     flush_interval_seconds: float = Field(default=5.0, gt=0)
@@ -178,6 +182,11 @@ class DeltaConfig(Model):
     """Compaction and vacuum."""
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether rows are replaced by deletion vectors."""
+        return self.upserts == "deletion_vectors"
+
+    @property
     def partition_fields(self) -> tuple[PartitionField, ...]:
         """`partition_by`, read: identity fields only."""
         return parse_partition_fields(self.partition_by)
@@ -185,6 +194,13 @@ class DeltaConfig(Model):
     def target_name(self, schema: str, table: str, prefix: str) -> str:
         """The URI of the table of a source table."""
         return resolve_template(self.table_uri, prefix=prefix, schema=schema, table=table).rstrip("/")
+
+    @field_validator("upserts")
+    @classmethod
+    def _for_upserts(cls, upserts: Upserts, info: ValidationInfo) -> Upserts:
+        if upserts != "merge" and info.data.get("write_mode") == "append":
+            raise ValueError("an append table has no upserts; set write_mode: upsert, or leave this out")
+        return upserts
 
     @field_validator("partition_by")
     @classmethod

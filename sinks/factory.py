@@ -41,6 +41,11 @@ class TablePlan:
 
             index = KeyIndex.shared(worker_folder / KEY_INDEX) if self.settings.write_mode == "upsert" else None
             return IcebergSink(self.settings, self.target, index)
+        if self.settings.has_vectors:
+            from sinks.delta.vector_sink import VectorSink
+            from tables.key_index import KeyIndex
+
+            return VectorSink(self.settings, self.target, KeyIndex.shared(worker_folder / KEY_INDEX))
         from sinks.delta.sink import DeltaSink
 
         return DeltaSink(self.settings, self.target)

@@ -1,7 +1,8 @@
 """The Delta sink: `write` loads the table, takes what it lacks of the batch, and lands it in one commit.
 
 Whatever races with it (another worker's commit, a zombie, a lost response) makes the attempt begin again from the
-freshly loaded table, so each attempt trims against the offsets that its commit replaces.
+freshly loaded table, so each attempt trims against the offsets that its commit replaces. What commits here is delta-rs;
+`vector_sink` puts commits of its own in its place.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from config.pipeline import DeltaConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.delta import commit
 from sinks.delta.schema import stored, table_columns
-from sinks.delta.state import KEY_PROPERTY, TableState, schema_transactions
+from sinks.delta.state import KEY_PROPERTY, LoadedTable, TableState, schema_transactions
 from sinks.delta.storage import load, storage_options, store_errors
 from sinks.delta.turns import Turns
 from sinks.delta.upkeep import Upkeep, partition_sizes
@@ -66,7 +67,7 @@ class DeltaSink(Sink):
         types yet; its offsets hold nothing that a restart would miss."""
         made: set[pa.Field] = set()
         for _ in range(_ATTEMPTS):
-            state = self._turns.wait(self._load) if self._upsert else self._load()
+            state = self._ready()
             if state is None and self._partition_by and not batch.changes:
                 return self._receipt({tp: span.next for tp, span in batch.ranges.items()}, None, 0)
             if state is None:
@@ -77,22 +78,15 @@ class DeltaSink(Sink):
             if not todo.ranges:
                 self._turns.needless()
                 return self._receipt(offsets, None, 0)
-            if self._upsert and self._turns.wanted:
-                self._reserve(state)
-                continue
             check_partition_counts(self._uri, state.partition_counts(todo.partition_counts), todo, keyed=self._upsert)
             plan = self._evolve(state, todo, made)
             missing = tuple(field for field in plan.add if field.name not in state.columns.names)
-            if missing:
-                self._commit(partial(commit.add_columns, state.table, missing))
+            if self._adapt(state, todo, missing):
                 made |= set(missing)
                 continue
-            started = time.monotonic()
-            if self._commit(partial(self._land, state, todo, plan)):
-                self._turns.landed()
+            if self._attempt(state, todo, plan):
                 offsets |= {tp: span.next for tp, span in todo.ranges.items()}
                 return self._receipt(offsets, state.version, todo.num_rows)
-            self._turns.lost(time.monotonic() - started)
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
     def tidy(self, *, hurried: bool = False) -> None:
@@ -100,7 +94,7 @@ class DeltaSink(Sink):
         if not self._upkeep.is_time_to_look(hurried=hurried):
             return
         state = self._load()
-        if state is None or self._turns.taken(state):
+        if not isinstance(state, LoadedTable) or self._turns.taken(state):
             return
         jobs = self._upkeep.jobs(state)
         if jobs:
@@ -115,6 +109,54 @@ class DeltaSink(Sink):
     def close(self) -> None:
         """Nothing is held between calls; see Sink.close."""
 
+    # -- what `vector_sink` does in another way
+
+    def _ready(self) -> TableState | None:
+        """The table, once it may be written."""
+        return self._turns.wait(self._load) if self._upsert else self._load()
+
+    def _find(self) -> TableState | None:
+        """The table as it is now."""
+        table = load(self._uri, self._options)
+        return None if table is None else LoadedTable(self.target, table)
+
+    def _make(self, columns: pa.Schema, plan: Evolution, key: tuple[str, ...] | None) -> None:
+        """Make the table, without rows. Raises DeltaError if it is there already: somebody else was quicker."""
+        commit.create(
+            self._uri,
+            self._options,
+            columns,
+            schema_transactions(self.target, plan),
+            key=key,
+            write_mode=self._config.write_mode,
+            partition_by=self._partition_by,
+            change_data_feed=self._config.change_data_feed,
+            more=self._config.table_properties,
+        )
+
+    def _adapt(self, state: TableState, todo: Batch, missing: tuple[pa.Field, ...]) -> bool:  # noqa: ARG002 - for others
+        """Bring the table's metadata to what the batch needs; True if that took a commit, and the table has to be
+        looked at anew."""
+        assert isinstance(state, LoadedTable)
+        if missing:
+            self._commit(partial(commit.add_columns, state.table, missing))
+        return bool(missing)
+
+    def _attempt(self, state: TableState, todo: Batch, plan: Evolution) -> bool:
+        """Land the batch; False if that has to be tried again, from the freshly loaded table."""
+        assert isinstance(state, LoadedTable)
+        if self._upsert and self._turns.wanted:
+            self._reserve(state)
+            return False
+        started = time.monotonic()
+        if self._commit(partial(self._land, state, todo, plan)):
+            self._turns.landed()
+            return True
+        self._turns.lost(time.monotonic() - started)
+        return False
+
+    # -- by delta-rs
+
     def _commit(self, action: Callable[[], None]) -> bool:
         """Send one commit; False if it lost a race and nothing landed. The one place where this sink changes the
         destination."""
@@ -125,7 +167,7 @@ class DeltaSink(Sink):
                 return False
         return True
 
-    def _land(self, state: TableState, todo: Batch, plan: Evolution) -> None:
+    def _land(self, state: LoadedTable, todo: Batch, plan: Evolution) -> None:
         table, columns = state.table, state.columns
         transactions = state.transactions(todo, plan) + self._turns.release()
         if not todo.changes:
@@ -135,7 +177,7 @@ class DeltaSink(Sink):
         else:
             commit.append(table, columns, union_changelog(todo.changes), transactions)
 
-    def _reserve(self, state: TableState) -> None:
+    def _reserve(self, state: LoadedTable) -> None:
         turn = self._turns.reservation()
         if self._commit(partial(commit.move_offsets, state.table, [turn])):
             self._turns.reserved(turn)
@@ -152,20 +194,10 @@ class DeltaSink(Sink):
         if self._upsert and batch.changes:
             reduce(batch)  # a batch that can't be folded must not leave an empty table behind
         try:
-            commit.create(
-                self._uri,
-                self._options,
-                columns,
-                schema_transactions(self.target, plan),
-                key=batch.changes[0].schema.key if batch.changes and self._upsert else None,
-                write_mode=self._config.write_mode,
-                partition_by=self._partition_by,
-                change_data_feed=self._config.change_data_feed,
-                more=self._config.table_properties,
-            )
+            self._make(columns, plan, batch.changes[0].schema.key if batch.changes and self._upsert else None)
         except DeltaError:
             # another writer of the same first moment made it; anything else is raised as it is
-            if load(self._uri, self._options) is None:
+            if self._find() is None:
                 raise
         else:
             made |= set(plan.add)
@@ -192,8 +224,7 @@ class DeltaSink(Sink):
 
     def _load(self) -> TableState | None:
         """The table as it is now; raises DestinationChanged if it isn't the one that this sink knows."""
-        table = load(self._uri, self._options)
-        state = None if table is None else TableState(table, self.target)
+        state = self._find()
         if self._table_id is not None and (state is None or state.id != self._table_id):
             raise DestinationChanged(
                 f"Delta table {self._uri} was {'dropped' if state is None else 'replaced'} while the pipeline wrote"

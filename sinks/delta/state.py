@@ -9,7 +9,8 @@ A commit's `txn` actions carry them, so they are as atomic as the rows. Names (p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from deltalake import DeltaTable, Transaction
 
 from config.errors import ConfigurationError
 from sinks.base import Batch, Target
+from sinks.delta.actions import Snapshot
 from sinks.evolution import Evolution
 from sources.changes import CDC_FIELDS, TopicPartition
 
@@ -25,28 +27,39 @@ MODE_PROPERTY = "lakeward.write_mode"
 
 
 @dataclass(frozen=True)
-class TableState:
+class TableState(ABC):
     """One version of a Delta table, as one writer loaded it."""
 
-    table: DeltaTable
     target: Target
 
     @property
+    @abstractmethod
     def id(self) -> str:
         """Changes when the table is dropped and made anew."""
-        return str(self.table.metadata().id)
 
     @property
+    @abstractmethod
     def version(self) -> int:
-        return int(self.table.version())
+        """The version's number."""
 
     @property
+    @abstractmethod
     def columns(self) -> pa.Schema:
-        return pa.schema(self.table.schema().to_arrow())
+        """The table's columns, those of its partitions included."""
 
     @property
-    def properties(self) -> dict[str, str]:
-        return dict(self.table.metadata().configuration)
+    @abstractmethod
+    def properties(self) -> Mapping[str, str]:
+        """The table's properties."""
+
+    @property
+    @abstractmethod
+    def partition_columns(self) -> tuple[str, ...]:
+        """The columns that it is partitioned by."""
+
+    @abstractmethod
+    def transaction(self, app_id: str) -> int | None:
+        """The version of a transaction identifier."""
 
     def offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         found = {tp: self._transaction(tp.topic, tp.partition) for tp in partitions}
@@ -80,9 +93,8 @@ class TableState:
         required = [field.name for field in self.columns if not field.nullable]
         if required:
             wrong.append(f"its columns {', '.join(required)} are NOT NULL, which MERGE and deletes' rows break")
-        there = tuple(self.table.metadata().partition_columns)
-        if there != partition_by:
-            wrong.append(f"it is partitioned by {list(there)}, not {list(partition_by)}")
+        if self.partition_columns != partition_by:
+            wrong.append(f"it is partitioned by {list(self.partition_columns)}, not {list(partition_by)}")
         mode = self.properties.get(MODE_PROPERTY, write_mode)
         if mode != write_mode:
             wrong.append(f"it was written in {mode} mode, not {write_mode}")
@@ -95,8 +107,73 @@ class TableState:
             )
 
     def _transaction(self, topic: str, what: int | str) -> int | None:
-        version: int | None = self.table.transaction_version(_app_id(self.target, topic, what))
+        return self.transaction(_app_id(self.target, topic, what))
+
+
+@dataclass(frozen=True)
+class LoadedTable(TableState):
+    """As delta-rs loaded it."""
+
+    table: DeltaTable
+
+    @property
+    def id(self) -> str:
+        return str(self.table.metadata().id)
+
+    @property
+    def version(self) -> int:
+        return int(self.table.version())
+
+    @property
+    def columns(self) -> pa.Schema:
+        return pa.schema(self.table.schema().to_arrow())
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return dict(self.table.metadata().configuration)
+
+    @property
+    def partition_columns(self) -> tuple[str, ...]:
+        return tuple(self.table.metadata().partition_columns)
+
+    def transaction(self, app_id: str) -> int | None:
+        version: int | None = self.table.transaction_version(app_id)
         return version
+
+
+@dataclass(frozen=True)
+class ReplayedTable(TableState):
+    """As Lakeward's own look at the log shows it."""
+
+    snapshot: Snapshot
+
+    @property
+    def id(self) -> str:
+        return str(self.snapshot.metadata["id"])
+
+    @property
+    def version(self) -> int:
+        return self.snapshot.version
+
+    @property
+    def columns(self) -> pa.Schema:
+        return self.snapshot.columns
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self.snapshot.properties
+
+    @property
+    def partition_columns(self) -> tuple[str, ...]:
+        return self.snapshot.partition_columns
+
+    def transaction(self, app_id: str) -> int | None:
+        return self.snapshot.transactions.get(app_id)
+
+
+def app_ids(target: Target, partitions: Iterable[TopicPartition]) -> frozenset[str]:
+    """The identifiers of these partitions' offsets."""
+    return frozenset(_app_id(target, tp.topic, tp.partition) for tp in partitions)
 
 
 def schema_transactions(target: Target, plan: Evolution) -> list[Transaction]:

@@ -12,7 +12,7 @@ from pyarrow.fs import FileSelector, PyFileSystem
 
 from config.pipeline import DeltaConfig
 from sinks.base import Target
-from sinks.delta.state import TableState
+from sinks.delta.state import LoadedTable
 from sinks.delta.storage import load, storage_options, store_errors
 from sinks.delta.upkeep import FAN_IN, LOOK_EVERY, SIZES, PartitionSizes, Upkeep, partition_sizes
 from sinks.status import Files, TableStatus, by_size
@@ -25,7 +25,7 @@ def delta_status(config: DeltaConfig, target: Target) -> TableStatus | None:
     table = load(target.name, options)
     if table is None:
         return None
-    state = TableState(table, target)
+    state = LoadedTable(target, table)
     with store_errors(target.name):
         partitions = partition_sizes(state)
         counts = pa.table(table.get_add_actions(flatten=True)).column("num_records").to_pylist()
@@ -60,7 +60,7 @@ def _to_read(log: Mapping[str, int]) -> int:
     return sum(size for name, size in log.items() if name[:20] > last or (name in checkpoints and name[:20] == last))
 
 
-def _upkeep(upkeep: Upkeep, config: DeltaConfig, state: TableState, partitions: PartitionSizes) -> Iterator[Planned]:
+def _upkeep(upkeep: Upkeep, config: DeltaConfig, state: LoadedTable, partitions: PartitionSizes) -> Iterator[Planned]:
     soon = f"within {LOOK_EVERY} commits"
     compaction = upkeep.due(partitions, hurried=False)
     if compaction is not None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlparse
 
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, UnknownConfigurationKeyError
 
 from config.errors import ConfigurationError, Unavailable
 
@@ -60,14 +61,20 @@ def _missing(uri: str) -> bool:
 
 
 @contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn what delta-rs raises into ConfigurationError or Unavailable; a lost race (CommitFailedError) and what is
-    neither pass unchanged."""
+def store_errors(uri: str, *, absent: bool = False) -> Iterator[None]:
+    """Turn what delta-rs and obstore raise into ConfigurationError or Unavailable; a lost race (CommitFailedError), a
+    file that isn't there where that is an answer (`absent`), and what is none of these pass unchanged."""
     try:
         yield
-    except CommitFailedError:
+    except (CommitFailedError, AlreadyExistsError):
         raise
-    except (DeltaError, OSError) as error:
+    except FileNotFoundError as error:
+        if absent:
+            raise
+        raise Unavailable(f"Delta table {uri}: a file is gone: {_plain(error)}") from error
+    except UnknownConfigurationKeyError as error:
+        raise ConfigurationError(f"Delta table {uri}: storage_options: {_plain(error)}") from error
+    except (DeltaError, BaseError, OSError) as error:
         text = _plain(error)
         if _DENIED.search(text):
             raise ConfigurationError(
@@ -80,5 +87,6 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def _plain(error: Exception) -> str:
-    """The error on one line, without terminal colours."""
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error))).strip()[:600]
+    """The error on one line, without terminal colours and obstore's second telling."""
+    text = str(error).partition("Debug source:")[0]
+    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m|↳", "", text)).strip()[:600]

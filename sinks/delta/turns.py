@@ -67,7 +67,7 @@ class Turns:
 
     def taken(self, state: TableState) -> bool:
         """Whether another writer has a turn now."""
-        until = state.table.transaction_version(self._app_id) or 0
+        until = state.transaction(self._app_id) or 0
         return until != self._mine and until / 1e6 >= time.time()
 
     def wait(self, load: Callable[[], TableState | None]) -> TableState | None:
@@ -75,7 +75,7 @@ class Turns:
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
             state = load()
-            until = 0 if state is None else (state.table.transaction_version(self._app_id) or 0)
+            until = 0 if state is None else (state.transaction(self._app_id) or 0)
             if until != self._mine:
                 # expired, given back, or taken over by somebody who saw it expired
                 self._mine = 0

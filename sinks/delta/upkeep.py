@@ -34,7 +34,7 @@ from config.errors import LakewardError
 from config.pipeline import DeltaConfig
 from sinks.base import TableFiles, Target
 from sinks.delta import commit
-from sinks.delta.state import TableState
+from sinks.delta.state import LoadedTable, TableState
 from sinks.delta.storage import load, store_errors
 
 log = structlog.get_logger("lakeward.delta")
@@ -129,7 +129,7 @@ class Upkeep:
                     return Compaction(partition, target, len(small))
         return None
 
-    def compact(self, state: TableState, compaction: Compaction) -> None:
+    def compact(self, state: LoadedTable, compaction: Compaction) -> None:
         """One compaction. Raises CommitFailedError if another writer has taken one of its files away meanwhile."""
         started = time.monotonic()
         metrics = commit.compact(state.table, compaction.filters, compaction.target_bytes)
@@ -154,7 +154,7 @@ class Upkeep:
         due = []
         for what, name, interval, begin in kinds:
             app_id = f"lakeward/{self._target.pipeline_id}/{self._target.sink_id}/{name}"
-            last = (state.table.transaction_version(app_id) or 0) / 1e6
+            last = (state.transaction(app_id) or 0) / 1e6
             if now - last >= interval:
                 due.append(Job(what, Transaction(app_id, int(now * 1e6)), begin))
         return due
@@ -183,9 +183,9 @@ class Upkeep:
             log.info("delta.vacuumed", table=self._target.name, files=len(removed), older_than_hours=hours)
 
 
-def partition_sizes(state: TableState) -> PartitionSizes:
+def partition_sizes(state: LoadedTable) -> PartitionSizes:
     actions = pa.table(state.table.get_add_actions(flatten=True))
-    names = state.table.metadata().partition_columns
+    names = state.partition_columns
     sizes: dict[Partition, list[int]] = defaultdict(list)
     columns = [actions.column("size_bytes").to_pylist(), *(_texts(actions.column(f"partition.{n}")) for n in names)]
     for size, *values in zip(*columns, strict=True):

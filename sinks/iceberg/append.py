@@ -11,7 +11,8 @@ from config.errors import PipelineStopped
 from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.state import SinkState
-from sinks.iceberg.tidy import Patience, Step, Tidied, due, stage
+from sinks.iceberg.tidy import Step, Tidied, due, stage
+from sinks.tiers import Patience
 from sources.changes import CDC_OFFSET, CDC_PARTITION, CDC_TOPIC, TopicPartition
 
 log = structlog.get_logger("lakeward.iceberg")

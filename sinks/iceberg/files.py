@@ -9,12 +9,9 @@ it names: one with another partition would be ignored by readers that prune.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +34,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import LongType, StringType
 
 from sinks.iceberg.deletes import DeletedRows
+from sinks.owners import file_name
 from sources.changes import TopicPartition
 
 ROWS_PER_ROW_GROUP = 256 * 1024
@@ -53,28 +51,6 @@ def _with_id(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
 
 
 _DELETES = pa.schema([_with_id("file_path", pa.string(), PATH_ID), _with_id("pos", pa.int64(), POS_ID)])
-
-_OWNED = re.compile(r"/lw-(?:deletes-)?(?P<topic>[0-9a-f]{16})-(?P<partition>\d+)-[0-9a-f]+\.parquet$")
-
-
-def topic_hash(topic: str) -> str:
-    """How a topic appears in file names."""
-    return blake2b(topic.encode(), digest_size=8).hexdigest()
-
-
-def owner_id(tp: TopicPartition) -> tuple[str, int]:
-    """How file names tell a Kafka partition: (topic hash, partition)."""
-    return topic_hash(tp.topic), tp.partition
-
-
-def owner_of(path: str) -> tuple[str, int] | None:
-    """The `owner_id` of a data or delete file that a sink wrote, None for a foreign one."""
-    match = _OWNED.search(path)
-    return None if match is None else (match["topic"], int(match["partition"]))
-
-
-def _file_name(kind: str, tp: TopicPartition) -> str:
-    return f"{kind}-{topic_hash(tp.topic)}-{tp.partition}-{uuid4().hex}.parquet"
 
 
 @dataclass(frozen=True)
@@ -108,7 +84,7 @@ class Staging:
             parts = [(part.partition_key, part.arrow_table_partition) for part in split]
         for key, part in parts:
             if part.num_rows:
-                name = _file_name("lw", tp)
+                name = file_name("lw", tp)
                 path = self._locations.new_data_location(name, key)
                 size, parquet = self._write(path, part.schema, [part], ROWS_PER_ROW_GROUP)
                 statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
@@ -122,7 +98,7 @@ class Staging:
     def position_deletes(self, tp: TopicPartition, deleted: DeletedRows, spec_id: int, partition: Record) -> DataFile:
         """Write one delete file, owned by `tp`; the data files that it names all have this spec and partition."""
         deleted = deleted.sorted()
-        name = _file_name("lw-deletes", tp)
+        name = file_name("lw-deletes", tp)
         path = self._locations.new_data_location(name)
         size, _ = self._write(path, _DELETES, deleted.batches(_DELETES, DELETES_PER_ROW_GROUP), DELETES_PER_ROW_GROUP)
         first, last = deleted.paths[deleted.codes[0]], deleted.paths[deleted.codes[-1]]

@@ -36,9 +36,9 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
+from sinks.at_once import at_once
 from sinks.base import Target
 from sinks.iceberg.state import lineage, offsets_key, retired_key, summary_entries
-from sinks.iceberg.store import at_once
 
 log = structlog.get_logger("lakeward.history")
 

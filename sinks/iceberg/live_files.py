@@ -21,8 +21,8 @@ from pyiceberg.typedef import Record
 
 from config.errors import PipelineStopped
 from sinks.base import Target
-from sinks.iceberg.files import owner_id, owner_of
 from sinks.iceberg.state import lineage, offsets_key, summary_entries, tidied_key
+from sinks.owners import owner_id, owner_of
 from sources.changes import TopicPartition
 from tables.key_index import IndexedFile, fingerprint
 

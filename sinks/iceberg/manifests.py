@@ -30,7 +30,7 @@ from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 
-from sinks.iceberg.store import at_once
+from sinks.at_once import at_once
 
 MERGE_COUNT = 20
 CODEC: Final = "deflate"

@@ -9,25 +9,19 @@ from time import monotonic
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import structlog
 from pyiceberg.io import FileIO
 from pyiceberg.table import Table
 
-from config.errors import PipelineStopped
+from sinks.at_once import at_once
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import owner_of
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.state import lineage
-from sinks.iceberg.store import at_once, columns_by_id
+from sinks.iceberg.store import columns_by_id
+from sinks.index_upkeep import rebuilt, rows_of_partition, told
+from sinks.owners import owner_of
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.key_index import FileKeys, IndexState, PartitionIndex
-
-log = structlog.get_logger("lakeward.index")
-
-
-PROGRESS_SECONDS = 5.0
 
 
 def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: LiveFiles, index: PartitionIndex,
@@ -49,28 +43,14 @@ def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: 
         keep = {n for n, file in ours.items() if _dead(gone, file.path) == file.dead}
     known = {index.files[n].path for n in keep}
     read = sorted(path for path in paths if path in live.data and path not in known)
-    rows = index.rebuild(_told(_live_keys(table, key, tp, read, gone), table, tp, len(read)), wanted, keep)
-    seconds = monotonic() - began
-    log.info("index.rebuilt", table=".".join(table.name()), topic=tp.topic, partition=tp.partition, files=len(read),
-             kept=len(keep), rows=rows, seconds=round(seconds, 3),
-             rows_per_s=round(rows / max(seconds, 1e-9)))  # fmt: skip
+    name = ".".join(table.name())
+    rows = index.rebuild(told(_live_keys(table, key, tp, read, gone), name, tp, len(read)), wanted, keep)
+    rebuilt(name, tp, read=len(read), kept=len(keep), rows=rows, seconds=monotonic() - began)
 
 
 def _dead(gone: Mapping[str, list[npt.NDArray[np.int64]]], path: str) -> int:
     found = gone.get(path)
     return len(np.unique(np.concatenate(found))) if found else 0
-
-
-def _told(files: Iterable[FileKeys], table: Table, tp: TopicPartition, count: int) -> Iterator[FileKeys]:
-    """The files, with a line in the log every few seconds."""
-    last, rows = monotonic(), 0
-    for number, file in enumerate(files, 1):
-        yield file
-        rows += len(file.positions)
-        if monotonic() - last > PROGRESS_SECONDS:
-            last = monotonic()
-            log.info("index.rebuilding", table=".".join(table.name()), topic=tp.topic, partition=tp.partition,
-                     files=f"{number} of {count}", rows=rows)  # fmt: skip
 
 
 def _live_keys(
@@ -86,24 +66,11 @@ def _live_keys(
         rows = _read(table.io, path, names)
         alive = alive_rows(rows.num_rows, gone.get(path, ()))
         if owner_of(path) is None:  # a file that another engine rewrote may mix partitions
-            _check_owned(rows, path)
-            of_topic = pc.equal(rows.column(CDC_TOPIC), tp.topic)
-            of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
-            alive &= pc.fill_null(pc.and_(of_topic, of_partition), False).to_numpy()
+            alive &= rows_of_partition(rows, tp, path)
         positions: npt.NDArray[np.uint32] = np.flatnonzero(alive).astype(np.uint32)
         if len(positions) or owner_of(path) is not None:  # ours without a live row is there to be tidied
             keys = rows.select(list(key)).take(pa.array(positions))
             yield FileKeys(path, rows.num_rows, keys, positions)
-
-
-def _check_owned(rows: pa.Table, path: str) -> None:
-    """Rows that another writer inserted say nothing of a Kafka partition: no worker could ever update them."""
-    owned = CDC_TOPIC in rows.column_names and CDC_PARTITION in rows.column_names
-    if not owned or rows.column(CDC_TOPIC).null_count or rows.column(CDC_PARTITION).null_count:
-        raise PipelineStopped(
-            f"{path} holds rows without {CDC_TOPIC} and {CDC_PARTITION}, inserted by another writer: their keys could"
-            " never be updated. Delete those rows, or bring them in through the source, then restart"
-        )
 
 
 def deleted_positions(

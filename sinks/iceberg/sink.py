@@ -45,9 +45,10 @@ from sinks.iceberg.schema import (
     stored_type,
 )
 from sinks.iceberg.state import SinkState, tidied_key
-from sinks.iceberg.tidy import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience, Tidied
+from sinks.iceberg.tidy import Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
+from sinks.tiers import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import KeyIndex

@@ -12,14 +12,15 @@ from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from config.pipeline import IcebergConfig
+from sinks import tiers
+from sinks.at_once import at_once
 from sinks.base import Target
 from sinks.iceberg import history, tidy
 from sinks.iceberg.catalog import connect, sorted_errors
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import owner_id, owner_of
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.state import SinkState, lineage, retired_key
-from sinks.iceberg.store import at_once
+from sinks.owners import owner_id, owner_of
 from sinks.status import Deletes, Files, TableStatus, Upkeep, by_size
 from sources.changes import TopicPartition
 
@@ -64,7 +65,7 @@ def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus 
             sum(file.size for file in data),
             by_size(file.size for file in data),
             sum(dead[file.path] for file in data),
-            sum(dead[file.path] > tidy.CALM.dirty_share * file.rows for file in data),
+            sum(dead[file.path] > tiers.CALM.dirty_share * file.rows for file in data),
         ),
         len(metadata.snapshots),
         sum(sizes) + sum(manifest.manifest_length for manifest in manifests),
@@ -81,8 +82,8 @@ def _dead_rows(table: Table, live: LiveFiles) -> Counter[str]:
     return Counter({path: len(set(rows.tolist())) for path, rows in DeletedRows.union(read).by_file()})
 
 
-def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iterator[Upkeep]:
-    step = tidy.due(live, tidy.CALM, known)
+def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tiers.Files]) -> Iterator[Upkeep]:
+    step = tidy.due(live, tiers.CALM, known)
     if step is not None:
         data = sum(len(candidates) for _, candidates in step.data)
         deletes = sum(len(found) for _, found in step.deletes)
@@ -92,12 +93,12 @@ def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iter
     waiting: Counter[str] = Counter()
     for tp, files in known.items():
         owned = [live.data[file.path] for file in files.values()]
-        small = [file for file in owned if file.size <= tidy.LARGEST_SMALL_BYTES]
+        small = [file for file in owned if file.size <= tiers.LARGEST_SMALL_BYTES]
         waiting.update(f"data files of {tp.topic}/{tp.partition}{_where(file)}" for file in small)
         waiting.update(_delete_files(tp, live))
     if waiting:
         what, count = waiting.most_common(1)[0]
-        yield Upkeep(f"merge {what}", f"once {tidy.FAN_IN} of one size are there; {count} small ones so far")
+        yield Upkeep(f"merge {what}", f"once {tiers.FAN_IN} of one size are there; {count} small ones so far")
 
 
 def _delete_files(tp: TopicPartition, live: LiveFiles) -> list[str]:

@@ -12,7 +12,6 @@ upsert table counted: if it doesn't, nothing is rewritten and the index is built
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,28 +22,18 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
+from sinks import tiers
+from sinks.at_once import at_once
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import Staging, owner_id, owner_of
+from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import alive_rows, deleted_positions
-from sinks.iceberg.store import at_once, columns_by_id, open_parquet
+from sinks.iceberg.store import columns_by_id, open_parquet
+from sinks.owners import owner_id, owner_of
+from sinks.tiers import Candidate, Chosen, Files, Patience, tier, worth_rewriting
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
-from tables.key_index import IndexedFile, PlacedRows
-
-FAN_IN = 16
-"""Files of one size that are merged into one of the next."""
-
-SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 8 << 20
-"""Sizes of the first tier, and of the largest files that merging makes."""
-LARGEST_SMALL_BYTES = TARGET_BYTES // 2
-"""Larger files aren't merged any more."""
-
-DIRTY_ROWS = 20_000
-"""Dead rows of dirty files of one group that are worth a rewrite."""
-
-STEP_BYTES, STEP_FILES = 8 << 20, 128
-"""How much one step rewrites, which bounds its time and memory; the rest waits for the next one."""
+from tables.key_index import PlacedRows
 
 POSITIONS_PER_TIER = 1_000
 GARBAGE_POSITIONS = 50_000
@@ -52,44 +41,10 @@ GARBAGE_POSITIONS = 50_000
 
 
 @dataclass(frozen=True)
-class Patience:
-    """What can wait: the share of dead rows up to which a file isn't dirty, and how many times as many files, dead rows
-    and positions as usual may gather."""
-
-    dirty_share: float
-    times: int
-
-
-CALM = Patience(0.3, 1)
-HURRIED = Patience(0.7, 4)
-"""While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
-
-
-Files = Mapping[int, IndexedFile]
-"""Data files of a Kafka partition by their numbers in the key index."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A data file of a Kafka partition, as the index and the table know it."""
-
-    file_id: int
-    indexed: IndexedFile
-    live: LiveFile
-
-    @property
-    def alive_bytes(self) -> float:
-        return self.live.size * (self.indexed.rows - self.indexed.dead) / max(1, self.indexed.rows)
-
-    def is_dirty(self, patience: Patience) -> bool:
-        return self.indexed.dead >= max(1.0, patience.dirty_share * self.indexed.rows)
-
-
-@dataclass(frozen=True)
 class Step:
     """What is to be rewritten: data files that become one, per Kafka partition, and delete files that become one."""
 
-    data: Sequence[tuple[TopicPartition, Sequence[Candidate]]]
+    data: Chosen[LiveFile]
     deletes: Sequence[tuple[TopicPartition, Sequence[LiveFile]]]
 
 
@@ -110,49 +65,15 @@ class Tidied:
 
 def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, Files]) -> Step | None:
     """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
-    data: list[tuple[TopicPartition, Sequence[Candidate]]] = []
+    data = worth_rewriting(live.data, patience, known)
     dead: dict[tuple[int, str], int] = defaultdict(int)
-    room, places = STEP_BYTES, STEP_FILES
-    for tp, indexed in sorted(known.items()):
-        groups: dict[tuple[int, str], list[Candidate]] = defaultdict(list)
-        for file_id, file in indexed.items():
+    for tp, indexed in known.items():
+        for file in indexed.values():
             found = live.data.get(file.path)
             if found is not None and owner_of(file.path) == owner_id(tp):
-                groups[found.group].append(Candidate(file_id, file, found))
                 dead[found.group] += file.dead
-        for candidates in groups.values():
-            for files in _chosen(candidates, patience):
-                size = sum(candidate.live.size for candidate in files)
-                if (size <= room and len(files) <= places) or not data:
-                    data.append((tp, files))
-                    room, places = room - size, places - len(files)
     deletes = list(_chosen_deletes(live, known, dead, patience))
     return Step(data, deletes) if data or deletes else None
-
-
-def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Sequence[Candidate]]:
-    """Files of one group that are to become one file each time."""
-    dirty = [c for c in candidates if c.is_dirty(patience)]
-    fan_in = FAN_IN * patience.times
-    worth = len(dirty) >= fan_in or sum(c.indexed.dead for c in dirty) >= DIRTY_ROWS * patience.times
-    chosen = {c.file_id: c for c in dirty} if worth else {}
-    tiers: dict[int, list[Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        if candidate.alive_bytes <= LARGEST_SMALL_BYTES:
-            tiers[_tier(candidate.alive_bytes, SMALLEST_BYTES)].append(candidate)
-    for tier in tiers.values():
-        if len(tier) >= fan_in:
-            chosen |= {c.file_id: c for c in tier}
-    files: list[Candidate] = []
-    size = 0.0
-    for candidate in sorted(chosen.values(), key=lambda c: c.alive_bytes):
-        if files and (size + candidate.alive_bytes > TARGET_BYTES or len(files) >= STEP_FILES):
-            yield files
-            files, size = [], 0.0
-        files.append(candidate)
-        size += candidate.alive_bytes
-    if files:
-        yield files
 
 
 def _chosen_deletes(
@@ -174,16 +95,12 @@ def _chosen_deletes(
         if positions >= GARBAGE_POSITIONS * patience.times and positions > 2 * dead[group]:
             yield min(tp for tp, _ in owned), files
             continue
-        tiers: dict[int, list[LiveFile]] = defaultdict(list)
+        sizes: dict[int, list[LiveFile]] = defaultdict(list)
         for file in files:
-            tiers[_tier(file.rows, POSITIONS_PER_TIER)].append(file)
-        merged = [file for tier in tiers.values() if len(tier) >= FAN_IN * patience.times for file in tier]
+            sizes[tier(file.rows, POSITIONS_PER_TIER)].append(file)
+        merged = [file for found in sizes.values() if len(found) >= tiers.FAN_IN * patience.times for file in found]
         if merged:
             yield min(tp for tp, _ in owned), merged
-
-
-def _tier(size: float, smallest: float) -> int:
-    return max(0, math.floor(math.log(max(size, 1) / smallest, FAN_IN)) + 1) if size >= smallest else 0
 
 
 def stage(
@@ -230,7 +147,9 @@ def _merged(tables: list[pa.Table], order: tuple[str, ...]) -> pa.Table | None:
     return rows.sort_by([(name, "ascending") for name in order])
 
 
-def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *, counted: bool) -> list[pa.Table]:
+def _live_rows(
+    table: Table, live: LiveFiles, candidates: Sequence[Candidate[LiveFile]], *, counted: bool
+) -> list[pa.Table]:
     """The live rows of each file of one group that has some."""
     group = {c.live.path: c for c in candidates}
     deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]

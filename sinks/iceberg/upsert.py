@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.base import Batch
+from sinks.changed_rows import by_file, by_partition
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import rebuild_index
 from sinks.iceberg.state import SinkState
-from sinks.iceberg.tidy import Patience, Step, Tidied, due, stage
-from sinks.reduce import Reduced, reduce
-from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
+from sinks.iceberg.tidy import Step, Tidied, due, stage
+from sinks.index_upkeep import FLUSH_EVERY
+from sinks.reduce import reduce
+from sinks.tiers import Patience
+from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
-from tables.key_index import IndexState, KeyIndex, PartitionIndex, PlacedRows, Positions, fingerprint
-
-FLUSH_EVERY = 20
-"""Commits after which the index is brought to disk: a worker that is killed finds it at a snapshot that the table
-still has, and reads only what came since."""
+from tables.key_index import IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,11 @@ class Upserts:
         key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
         parts: list[PartitionDelta] = []
         stale: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile, npt.NDArray[np.uint32]]]] = defaultdict(list)
-        for tp, upserts, deletes in _by_partition(reduced, batch):
+        for tp, upserts, deletes in by_partition(reduced, batch):
             index = self._partitions[tp]
             keys = pa.concat_tables([upserts.select(list(key)), deletes.select(list(key))])
             replaced = {}
-            for file_id, rows in _by_file(index.look_up(keys)):
+            for file_id, rows in by_file(index.look_up(keys)):
                 file = self._live_file(index.files[file_id].path, tp)
                 stale[file.group].append((tp, file, rows))
                 replaced[file_id] = len(rows)
@@ -192,26 +190,3 @@ class Upserts:
 def _key(table: Table) -> tuple[str, ...]:
     """The key columns in the index's order."""
     return tuple(sorted(table.schema().identifier_field_names()))
-
-
-def _by_partition(reduced: Reduced, batch: Batch) -> Iterator[tuple[TopicPartition, pa.Table, pa.Table]]:
-    """Upserted and deleted rows of each Kafka partition."""
-    partitions = list(dict.fromkeys(change.tp for change in batch.changes))
-    if len(partitions) == 1:
-        yield partitions[0], reduced.upserts, reduced.deletes
-        return
-    for tp in partitions:
-        yield tp, _rows_of(reduced.upserts, tp), _rows_of(reduced.deletes, tp)
-
-
-def _rows_of(rows: pa.Table, tp: TopicPartition) -> pa.Table:
-    of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
-    return rows.filter(pc.and_(of_partition, pc.equal(rows.column(CDC_TOPIC), tp.topic)))
-
-
-def _by_file(found: Positions) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
-    """The looked-up positions of each file."""
-    order = np.argsort(found.file_ids, kind="stable")
-    ids, rows = found.file_ids[order], found.rows[order]
-    unique, starts = np.unique(ids, return_index=True)
-    yield from zip(unique.tolist(), np.split(rows, starts[1:]), strict=False)

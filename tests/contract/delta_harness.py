@@ -6,17 +6,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 import duckdb_extension_delta
+import pyarrow as pa
 from contract_events import TOPIC, canonical
 from contract_harness import Factory, target
+from deltalake import DeltaTable, QueryBuilder
 
 from config.pipeline import DeltaConfig
 from sinks.base import Sink
 from sinks.delta.sink import DeltaSink
+from sinks.delta.vector_sink import VectorSink
+from tables.key_index import KeyIndex
 
 Hook = Callable[[], None] | None
 
@@ -29,7 +34,13 @@ def read_delta(path: Path) -> list[dict[str, Any]]:
         return connection.execute(f"SELECT * FROM delta_scan('{path}')").to_arrow_table().to_pylist()
 
 
-class RacyDeltaSink(DeltaSink):
+def read_by_delta_rs(path: Path) -> list[dict[str, Any]]:
+    """All rows of a Delta table by delta-rs, which has no part in commits with vectors."""
+    rows: pa.Table = pa.table(QueryBuilder().register("t", DeltaTable(path)).execute("SELECT * FROM t").read_all())
+    return canonical(rows.to_pylist())
+
+
+class Racy(DeltaSink):
     """A Delta sink whose commits can be raced or answered by silence."""
 
     harness: DeltaHarness
@@ -45,6 +56,21 @@ class RacyDeltaSink(DeltaSink):
         return landed
 
 
+class RacyDeltaSink(Racy):
+    """By delta-rs."""
+
+
+class RacyVectorSink(Racy, VectorSink):
+    """By deletion vectors, with the key index of a worker of its own, which ends with it."""
+
+    folder: Path
+
+    def close(self) -> None:
+        super().close()
+        if self.folder not in self.harness.free:
+            self.harness.free.append(self.folder)
+
+
 class DeltaHarness:
     """One Delta table in a local folder."""
 
@@ -54,15 +80,30 @@ class DeltaHarness:
         self.upsert = mode == "upsert"
         self.hooks: tuple[Hook, Hook] | None = None
         self.path = folder / "orders"
+        self.folder = folder
+        self.free: list[Path] = []
+        self._numbers = count()
         self.config = DeltaConfig(table_uri=str(self.path), write_mode=mode, **settings)
 
     def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
-        sink = RacyDeltaSink(self.config, target(topics, str(self.path)))
+        sink: Racy
+        where = target(topics, str(self.path))
+        if self.config.has_vectors:
+            # that of a sink that was closed, as a restarted worker does
+            folder = self.free.pop() if self.free else self.folder / f"index-{next(self._numbers)}"
+            sink = RacyVectorSink(self.config, where, KeyIndex.shared(folder))
+            sink.folder = folder
+        else:
+            sink = RacyDeltaSink(self.config, where)
         sink.harness = self
         return sink
 
     def rows(self) -> list[dict[str, Any]]:
-        return canonical(read_delta(self.path)) if self.path.exists() else []
+        if not self.path.exists():
+            return []
+        rows = canonical(read_delta(self.path))
+        assert not self.config.has_vectors or read_by_delta_rs(self.path) == rows
+        return rows
 
     def drop(self) -> None:
         shutil.rmtree(self.path)
@@ -78,7 +119,13 @@ def _make(mode: Literal["append", "upsert"], folder: Path) -> DeltaHarness:
     return DeltaHarness(mode, folder)
 
 
+def vector_harness(folder: Path, **settings: Any) -> DeltaHarness:
+    """A table that is upserted by deletion vectors."""
+    return DeltaHarness("upsert", folder, upserts="deletion_vectors", **settings)
+
+
 HARNESSES: dict[str, Factory] = {
     "delta-append": partial(_make, "append"),
     "delta-upsert": partial(_make, "upsert"),
+    "delta-vectors-upsert": vector_harness,
 }

@@ -18,6 +18,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
+from sinks import tiers
 from sinks.base import Sink
 from sinks.iceberg import commit as commits
 from sinks.iceberg import history, tidy
@@ -34,7 +35,7 @@ def small_sizes(**more: int) -> Iterator[None]:
     sizes = {"FAN_IN": 4, "DIRTY_ROWS": 12, "GARBAGE_POSITIONS": 12, "POSITIONS_PER_TIER": 4, **more}
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
-            patch.setattr(tidy, name, size)
+            patch.setattr(tidy if hasattr(tidy, name) else tiers, name, size)
         patch.setattr(history, "KEEP", 6)
         patch.setattr(history, "GROUP", 3)
         yield

@@ -1,0 +1,207 @@
+"""What the table's log is made of, and the table that its actions lead to (Delta protocol, "Actions")."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+from deltalake.schema import Schema
+
+from sinks.delta.vectors import Vector
+from sinks.owners import Owner, owner_of
+
+Action = Mapping[str, Mapping[str, Any]]
+"""One line of a commit: the kind, and its body."""
+
+_RECORDS = re.compile(r'"numRecords"\s*:\s*(\d+)')
+_TIGHT = '"tightBounds":true'
+_SAFE = "/=!$&'()*+,;@~"
+"""Characters of a path that its URI in the log has as they are."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file of the table and the vector of its rows that are gone.
+
+    `path` is as in the log, a URI. `settled` is the id of the vector that a commit of another writer left last: what
+    this sink's own commits take away since then doesn't change it.
+    """
+
+    path: str
+    size: int
+    partition: Mapping[str, str | None]
+    stats: str | None
+    vector: Vector | None
+    modified: int
+    settled: str = ""
+
+    @classmethod
+    def new(cls, location: str, size: int, partition: Mapping[str, str | None], stats: str) -> DataFile:
+        """A file that was just written to `location`, below the table's folder."""
+        return cls(quote(location, safe=_SAFE), size, partition, stats, None, now_ms())
+
+    @classmethod
+    def of_action(cls, body: Mapping[str, Any]) -> DataFile:
+        """From an `add`."""
+        vector = Vector.of_action(body.get("deletionVector"))
+        return cls(
+            body["path"], body["size"], dict(body["partitionValues"]), body.get("stats"), vector,
+            body["modificationTime"], vector.id if vector else "",
+        )  # fmt: skip
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Rows in the Parquet file, with those that are gone; None if its writer didn't tell."""
+        found = _RECORDS.search(self.stats or "")
+        return None if found is None else int(found[1])
+
+    @property
+    def dead(self) -> int:
+        """How many of the rows are gone."""
+        return 0 if self.vector is None else self.vector.cardinality
+
+    @property
+    def location(self) -> str:
+        """Where it lies below the table's folder."""
+        return unquote(self.path)
+
+    @cached_property
+    def owner(self) -> Owner | None:
+        """The Kafka partition whose rows it holds, None for a file of another writer."""
+        return owner_of(self.path)
+
+    @cached_property
+    def group(self) -> tuple[tuple[str, str | None], ...]:
+        """What files that may be merged have in common: the table partition."""
+        return tuple(sorted(self.partition.items()))
+
+    @property
+    def identity(self) -> str:
+        """What changes with the live rows of a Kafka partition that another one doesn't share."""
+        return f"{self.path}|{self.vector.id if self.vector and self.owner else self.settled}"
+
+    def with_vector(self, vector: Vector, rows: int) -> DataFile:
+        """The same file, of `rows` rows, with more of them gone: its bounds needn't be met by a row any more."""
+        return replace(self, vector=vector, stats=_wide(self.stats, rows))
+
+    def add(self, *, changes: bool) -> Action:
+        """The action that brings it; `changes` says whether rows change by it, or only move."""
+        found: dict[str, Any] = {
+            "path": self.path,
+            "partitionValues": self.partition,
+            "size": self.size,
+            "modificationTime": self.modified,
+            "dataChange": changes,
+            "stats": self.stats,
+        }
+        if self.vector is not None:
+            found["deletionVector"] = self.vector.action()
+        return {"add": found}
+
+    def remove(self, now: int, *, changes: bool) -> Action:
+        """The action that takes it away (milliseconds since 1970)."""
+        found: dict[str, Any] = {
+            "path": self.path,
+            "deletionTimestamp": now,
+            "dataChange": changes,
+            "extendedFileMetadata": True,
+            "partitionValues": self.partition,
+            "size": self.size,
+        }
+        if self.vector is not None:
+            found["deletionVector"] = self.vector.action()
+        return {"remove": found}
+
+
+def _wide(stats: str | None, rows: int) -> str:
+    """Statistics of a file once a vector took rows away (Delta protocol, "Per-file Statistics", `tightBounds`)."""
+    if stats is not None and '"tightBounds":false' in stats:
+        return stats
+    if stats is not None and stats.count(_TIGHT) == 1:
+        return stats.replace(_TIGHT, '"tightBounds":false')
+    return f'{{"numRecords":{rows},"tightBounds":false}}'  # of a writer that didn't tell; without bounds none is wrong
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """A file, with a vector, that was removed, and when (milliseconds since 1970)."""
+
+    path: str
+    vector: Vector | None
+    at: int
+
+
+@dataclass
+class Snapshot:
+    """The table at one version. `ours` says whether a commit was made by this sink; a version of -1 is no table."""
+
+    ours: Callable[[Iterable[Action]], bool] = lambda _: False
+    version: int = -1
+    at: int = 0
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    transactions: dict[str, int] = field(default_factory=dict)
+    files: dict[str, DataFile] = field(default_factory=dict)
+    tombstones: dict[tuple[str, str], Tombstone] = field(default_factory=dict)
+
+    def apply(self, version: int, actions: Iterable[Action]) -> None:
+        """Take in a commit, or a part of a checkpoint (Delta protocol, "Action Reconciliation"). Removes go first: an
+        add and a remove of one path in one commit mean another vector."""
+        found = [(kind, body) for action in actions for kind, body in action.items()]
+        ours = self.ours([{kind: body} for kind, body in found])
+        before = {}
+        for _, body in (item for item in found if item[0] == "remove"):
+            vector = Vector.of_action(body.get("deletionVector"))
+            known = self.files.get(body["path"])
+            if known is not None and known.vector == vector:
+                before[known.path] = self.files.pop(known.path)
+            at = body.get("deletionTimestamp") or 0
+            self.tombstones[body["path"], vector.id if vector else ""] = Tombstone(body["path"], vector, at)
+        for kind, body in found:
+            if kind == "add":
+                file = DataFile.of_action(body)
+                if ours and file.path in before:
+                    file = replace(file, settled=before[file.path].settled)
+                self.files[file.path] = file
+                self.tombstones.pop((file.path, file.vector.id if file.vector else ""), None)
+            elif kind == "txn":
+                self.transactions[body["appId"]] = body["version"]
+            elif kind == "metaData":
+                self.metadata = {**body, "configuration": dict(body.get("configuration") or {})}
+            elif kind == "protocol":
+                self.protocol = body
+            elif kind == "commitInfo":
+                self.at = body.get("timestamp") or self.at
+        self.version = version
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The table's columns, those of its partitions included."""
+        return _columns(self.metadata["schemaString"])
+
+    @property
+    def partition_columns(self) -> tuple[str, ...]:
+        """The columns that it is partitioned by."""
+        return tuple(self.metadata["partitionColumns"])
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The table's properties."""
+        properties: Mapping[str, str] = self.metadata["configuration"]
+        return properties
+
+
+@lru_cache(maxsize=64)
+def _columns(schema: str) -> pa.Schema:
+    return pa.schema(Schema.from_json(schema).to_arrow())
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1_000)

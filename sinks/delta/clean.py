@@ -1,0 +1,91 @@
+"""Removing the files that no version within the readers' grace time needs, and those that were never committed.
+
+What the log's tombstones say went less than the table's `delta.deletedFileRetentionDuration` ago stays: readers of
+older versions and of the change data feed have that long. All else below the table's folder that carries the name of a
+Kafka partition of ours, and that the table doesn't name, goes: old files, and what a crash left behind.
+
+A file that is about to be committed isn't named yet, either. But one that was written before a commit of ours moved the
+offsets of its Kafka partition can't be committed any more: whoever wrote it is fenced by that. So only files are
+removed that are older than our last commit of their partition, by the grace time.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping
+from urllib.parse import unquote
+
+import structlog
+
+from sinks.delta.actions import Snapshot, Tombstone
+from sinks.delta.folder import Folder, StoredFile
+from sinks.delta.vectors import vector_owner
+from sinks.owners import Owner, owner_of
+
+log = structlog.get_logger("lakeward.delta")
+
+EVERY_SECONDS = 900.0
+"""Time between two looks at the table's folder; less if the grace time is shorter."""
+
+RETENTION_PROPERTY = "delta.deletedFileRetentionDuration"
+_DEFAULT_SECONDS = 7 * 86400.0
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
+_PART = re.compile(r"(\d+)\s+(second|minute|hour|day|week)s?")
+
+
+def grace_seconds(properties: Mapping[str, str]) -> float:
+    """How long removed files stay; Delta's default (a week) where the table doesn't say it in a way that is known."""
+    found = _PART.findall(properties.get(RETENTION_PROPERTY, "").lower())
+    return float(sum(int(count) * _UNITS[unit] for count, unit in found)) if found else _DEFAULT_SECONDS
+
+
+class Cleaner:
+    """The files of one table, as one sink looks after them."""
+
+    def __init__(self, name: str, folder: Folder) -> None:
+        self._name = name
+        self._folder = folder
+        self._looked_at = 0.0
+
+    def is_time_to_look(self, table: Snapshot) -> bool:
+        """To be asked after each commit."""
+        return time.time() - self._looked_at >= min(EVERY_SECONDS, grace_seconds(table.properties))
+
+    def clean(self, table: Snapshot, landed: Mapping[Owner, float]) -> int:
+        """Remove what isn't needed of these Kafka partitions; returns how many files. `landed` says when a commit of
+        ours moved their offsets last (seconds since 1970)."""
+        self._looked_at = time.time()
+        grace = grace_seconds(table.properties)
+        latest = (self._looked_at - grace) * 1000
+        for key in [key for key, stone in table.tombstones.items() if stone.at <= latest]:
+            del table.tombstones[key]
+        needed = set(_needed(table))
+        gone = [file.path for file in self._folder.files() if _is_over(file, needed, landed, grace)]
+        self._folder.delete(gone)
+        if gone:
+            log.info("delta.files_removed", table=self._name, files=len(gone))
+        return len(gone)
+
+
+def waiting(table: Snapshot) -> int:
+    """How many files wait for their removal, as far as the log tells."""
+    needed = {file.location for file in table.files.values()}
+    return len({unquote(stone.path) for stone in table.tombstones.values()} - needed)
+
+
+def _needed(table: Snapshot) -> Iterator[str]:
+    """Files of this version and of those within the grace time."""
+    stones: Collection[Tombstone] = table.tombstones.values()
+    yield from (file.location for file in table.files.values())
+    yield from (unquote(stone.path) for stone in stones)
+    for vector in [file.vector for file in table.files.values()] + [stone.vector for stone in stones]:
+        if vector is not None and vector.path is not None:
+            yield vector.path
+
+
+def _is_over(file: StoredFile, needed: Collection[str], landed: Mapping[Owner, float], grace: float) -> bool:
+    if file.path in needed:
+        return False
+    at = landed.get(vector_owner(file.path) or owner_of(file.path) or ("", -1))
+    return at is not None and file.modified.timestamp() < at - grace

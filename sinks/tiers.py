@@ -1,0 +1,131 @@
+"""Which data files are worth a rewrite: small ones in tiers, and those with many dead rows.
+
+`FAN_IN` files of about one size become one of the next size, up to a target, which writes a row a few times in its life
+however many commits follow. Files with many dead rows are written anew without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from sinks.owners import owner_id, owner_of
+from sources.changes import TopicPartition
+from tables.key_index import IndexedFile
+
+FAN_IN = 16
+"""Files of one size that are merged into one of the next."""
+
+SMALLEST_BYTES, TARGET_BYTES = 64 << 10, 8 << 20
+"""Sizes of the first tier, and of the largest files that merging makes."""
+LARGEST_SMALL_BYTES = TARGET_BYTES // 2
+"""Larger files aren't merged any more."""
+
+DIRTY_ROWS = 20_000
+"""Dead rows of dirty files of one group that are worth a rewrite."""
+
+STEP_BYTES, STEP_FILES = 8 << 20, 128
+"""How much one step rewrites, which bounds its time and memory; the rest waits for the next one."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What can wait: the share of dead rows up to which a file isn't dirty, and how many times as many files, dead rows
+    and positions as usual may gather."""
+
+    dirty_share: float
+    times: int
+
+
+CALM = Patience(0.3, 1)
+HURRIED = Patience(0.7, 4)
+"""While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
+
+
+Files = Mapping[int, IndexedFile]
+"""Data files of a Kafka partition by their numbers in the key index."""
+
+
+class DataFile(Protocol):
+    """A live data file: its size in bytes, and what files that may be merged have in common."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def group(self) -> Hashable: ...
+
+
+F = TypeVar("F", bound=DataFile)
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[F]):
+    """A data file of a Kafka partition, as the index and the table know it."""
+
+    file_id: int
+    indexed: IndexedFile
+    live: F
+
+    @property
+    def alive_bytes(self) -> float:
+        return self.live.size * (self.indexed.rows - self.indexed.dead) / max(1, self.indexed.rows)
+
+    def is_dirty(self, patience: Patience) -> bool:
+        return self.indexed.dead >= max(1.0, patience.dirty_share * self.indexed.rows)
+
+
+Chosen = Sequence[tuple[TopicPartition, Sequence[Candidate[F]]]]
+"""Files that become one each time, per Kafka partition."""
+
+
+def worth_rewriting(live: Mapping[str, F], patience: Patience, known: Mapping[TopicPartition, Files]) -> Chosen[F]:
+    """What there is to rewrite of the files that these Kafka partitions own; no more than one step's worth. Looks at
+    nothing but memory."""
+    chosen: list[tuple[TopicPartition, Sequence[Candidate[F]]]] = []
+    room, places = STEP_BYTES, STEP_FILES
+    for tp, indexed in sorted(known.items()):
+        groups: dict[Hashable, list[Candidate[F]]] = defaultdict(list)
+        for file_id, file in indexed.items():
+            found = live.get(file.path)
+            if found is not None and owner_of(file.path) == owner_id(tp):
+                groups[found.group].append(Candidate(file_id, file, found))
+        for candidates in groups.values():
+            for files in _chosen(candidates, patience):
+                size = sum(candidate.live.size for candidate in files)
+                if (size <= room and len(files) <= places) or not chosen:
+                    chosen.append((tp, files))
+                    room, places = room - size, places - len(files)
+    return chosen
+
+
+def _chosen(candidates: Sequence[Candidate[F]], patience: Patience) -> Iterator[Sequence[Candidate[F]]]:
+    """Files of one group that are to become one file each time."""
+    dirty = [c for c in candidates if c.is_dirty(patience)]
+    fan_in = FAN_IN * patience.times
+    worth = len(dirty) >= fan_in or sum(c.indexed.dead for c in dirty) >= DIRTY_ROWS * patience.times
+    chosen = {c.file_id: c for c in dirty} if worth else {}
+    tiers: dict[int, list[Candidate[F]]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.alive_bytes <= LARGEST_SMALL_BYTES:
+            tiers[tier(candidate.alive_bytes, SMALLEST_BYTES)].append(candidate)
+    for files_of_tier in tiers.values():
+        if len(files_of_tier) >= fan_in:
+            chosen |= {c.file_id: c for c in files_of_tier}
+    files: list[Candidate[F]] = []
+    size = 0.0
+    for candidate in sorted(chosen.values(), key=lambda c: c.alive_bytes):
+        if files and (size + candidate.alive_bytes > TARGET_BYTES or len(files) >= STEP_FILES):
+            yield files
+            files, size = [], 0.0
+        files.append(candidate)
+        size += candidate.alive_bytes
+    if files:
+        yield files
+
+
+def tier(size: float, smallest: float) -> int:
+    """The number of the tier of this size, whose first one reaches up to `smallest`."""
+    return max(0, math.floor(math.log(max(size, 1) / smallest, FAN_IN)) + 1) if size >= smallest else 0
