@@ -66,15 +66,13 @@ class LakeFiles:
         file = DataFile.new(location, len(content), values, statistics(rows))
         return StagedRows(file, _whole(rows, values, schema, schema.names))
 
-    def vectors(self, bitmaps: Collection[BitMap], tp: TopicPartition) -> tuple[list[Vector], list[str]]:
-        """Write the vectors of one commit into one file that `tp` owns: how actions name them, and the files that were
-        written, if any."""
+    def vectors(self, bitmaps: Collection[BitMap], tp: TopicPartition) -> tuple[list[Vector], str]:
+        """Write the vectors of one commit into one file that `tp` owns: how actions name them, and the file."""
         found = staged(bitmaps, tp)
-        if found.path is not None:
-            self._folder.put(found.path, found.content)
+        self._folder.put(found.path, found.content)
         for vector, bitmap in zip(found.vectors, bitmaps, strict=True):
             self._remember(vector, bitmap)
-        return found.vectors, [found.path] if found.path else []
+        return found.vectors, found.path
 
     def discard(self, paths: Collection[str]) -> None:
         """Remove files that will never be committed."""

@@ -68,7 +68,8 @@ def features(protocol: Mapping[str, Any]) -> set[str]:
 
 def check(name: str, protocol: Mapping[str, Any], metadata: Metadata) -> None:
     """Raise ConfigurationError if the table has a feature that Lakeward doesn't know or can't serve."""
-    unknown = sorted(f for f in features(protocol) if f not in _IN_USE or _IN_USE[f](metadata))
+    unknown = sorted(features(protocol) - _IN_USE.keys())
+    unknown += [name for name, is_in_use in _IN_USE.items() if is_in_use(metadata)]
     if protocol["minReaderVersion"] > 3 or protocol["minWriterVersion"] > 7:
         unknown.append(f"protocol {protocol['minReaderVersion']}/{protocol['minWriterVersion']}")
     if unknown:

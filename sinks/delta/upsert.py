@@ -142,8 +142,8 @@ class Upserts:
             delta.removed.append(file)
             bitmaps.append(self._files.gone(file) | rows)
         if bitmaps:
-            vectors, written = self._files.vectors(bitmaps, owner)
-            delta.written += written
+            vectors, path = self._files.vectors(bitmaps, owner)
+            delta.written.append(path)
             for file, vector, (_, count) in zip(list(delta.removed), vectors, stale.values(), strict=True):
                 delta.added.append(file.with_vector(vector, count))
 

@@ -2,8 +2,8 @@
 
 A vector is a 64-bit Roaring bitmap behind a magic number (both little-endian). The vectors of a whole commit lie in one
 file: a version byte, then for each vector its length, its bytes and their CRC-32 (big-endian). An action names a vector
-by the file's UUID in Z85, behind a folder's name, and the position of its length. Tiny vectors stand inline in the
-action instead: they take no more characters there than a name would.
+by the file's UUID in Z85, behind a folder's name, and the position of its length. Vectors of other writers may stand
+inline in the action instead; ours don't, as Spark's VACUUM (Delta 3.3) fails on a table that has such a one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from pyroaring import BitMap
 from config.errors import ConfigurationError, PipelineStopped
 from sinks.owners import Owner, topic_hash
 from sources.changes import TopicPartition
-
-INLINE_BYTES = 48
-"""The largest vector that is kept inline."""
 
 _MAGIC = 1681511377
 _FOLDER = "_dv"
@@ -64,9 +61,7 @@ class Vector:
                 f"the table has a deletion vector at the absolute path {self.where}, as shallow clones have, which"
                 " Lakeward can't keep up with; purge it (Spark: REORG TABLE … APPLY (PURGE)) or use upserts: merge"
             )
-        folder, encoded = self.where[:-20], self.where[-20:]
-        name = f"deletion_vector_{UUID(bytes=z85_decode(encoded))}.bin"
-        return f"{folder}/{name}" if folder else name
+        return _path(self.where[:-20], UUID(bytes=z85_decode(self.where[-20:])))
 
     def action(self) -> dict[str, Any]:
         """As `add` and `remove` carry it (Delta protocol, "Deletion Vector Descriptor Schema")."""
@@ -99,30 +94,23 @@ class Vector:
 
 @dataclass(frozen=True)
 class StagedVectors:
-    """The vectors of one commit, in the order of their bitmaps, and the file of those that aren't inline (its path is
-    None if there are none)."""
+    """The vectors of one commit, in the order of their bitmaps, and the file that holds them."""
 
     vectors: list[Vector]
-    path: str | None
+    path: str
     content: bytes
 
 
 def staged(bitmaps: Iterable[BitMap], tp: TopicPartition) -> StagedVectors:
     """The vectors of these bitmaps, for a file that `tp` owns."""
-    where = f"{_FOLDER}/{topic_hash(tp.topic)}-{tp.partition}" + z85_encode(uuid4().bytes)
+    folder, uuid = f"{_FOLDER}/{topic_hash(tp.topic)}-{tp.partition}", uuid4()
     file = bytearray(b"\x01")
     vectors = []
-    path = None
     for bitmap in bitmaps:
         body = _packed(bitmap)
-        if len(body) <= INLINE_BYTES:
-            padded = body + bytes(-len(body) % 4)
-            vectors.append(Vector("i", z85_encode(padded), None, len(body), len(bitmap)))
-            continue
-        vectors.append(Vector("u", where, len(file), len(body), len(bitmap)))
-        path = vectors[-1].path
+        vectors.append(Vector("u", folder + z85_encode(uuid.bytes), len(file), len(body), len(bitmap)))
         file += struct.pack(">I", len(body)) + body + struct.pack(">I", zlib.crc32(body))
-    return StagedVectors(vectors, path, bytes(file))
+    return StagedVectors(vectors, _path(folder, uuid), bytes(file))
 
 
 def vector_owner(path: str) -> Owner | None:
@@ -139,6 +127,11 @@ def bitmap_of(rows: npt.NDArray[np.uint32]) -> BitMap:
 def positions(bitmap: BitMap) -> npt.NDArray[np.int64]:
     """The row positions in a bitmap, in order."""
     return np.array(bitmap.to_array(), dtype=np.int64)
+
+
+def _path(folder: str, uuid: UUID) -> str:
+    name = f"deletion_vector_{uuid}.bin"
+    return f"{folder}/{name}" if folder else name
 
 
 def _packed(bitmap: BitMap) -> bytes:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Literal
 
+import numpy as np
 from contract_events import (
     TOPIC,
+    batch,
     changes,
     folded,
     log_rows,
@@ -75,3 +77,21 @@ def inserts(first: int, count: int, *, partition: int = 0) -> ChangeBatch:
 def write(sink: Sink, todo: Batch) -> None:
     """For a hook: write through another sink."""
     sink.write(todo)
+
+
+def updates(count: int, *, keys: int = 20, partition: int = 0, seed: int = 1, start: int = 0) -> list[ChangeBatch]:
+    """Batches of a few random changes of few keys; each partition has keys of its own."""
+    rng = np.random.default_rng(seed)
+    parts, offset = [], start
+    for n in range(count):
+        chosen = rng.choice(keys, size=int(rng.integers(1, 6)), replace=False).tolist()
+        rows = [order("d" if rng.random() < 0.2 else "u", 2 * k + partition, f"{n}") for k in chosen]
+        parts.append(changes(rows, offset, partition=partition))
+        offset += len(rows)
+    return parts
+
+
+def commit(sink: Sink, *parts: ChangeBatch) -> None:
+    for part in parts:
+        sink.write(batch(part))
+        sink.tidy()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kills
 import numpy as np
 import pyarrow as pa
 import pytest
-from contract_base import TP0, expected, opened
-from contract_events import batch, changes, order
+from contract_base import TP0
 from iceberg_harness import IcebergHarness
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
@@ -39,24 +39,6 @@ def small_sizes(**more: int) -> Iterator[None]:
         patch.setattr(history, "KEEP", 6)
         patch.setattr(history, "GROUP", 3)
         yield
-
-
-def updates(count: int, *, keys: int = 20, partition: int = 0, seed: int = 1, start: int = 0) -> list[ChangeBatch]:
-    """Batches of a few random changes of few keys; each partition has keys of its own."""
-    rng = np.random.default_rng(seed)
-    parts, offset = [], start
-    for n in range(count):
-        chosen = rng.choice(keys, size=int(rng.integers(1, 6)), replace=False).tolist()
-        rows = [order("d" if rng.random() < 0.2 else "u", 2 * k + partition, f"{n}") for k in chosen]
-        parts.append(changes(rows, offset, partition=partition))
-        offset += len(rows)
-    return parts
-
-
-def commit(sink: Sink, *parts: ChangeBatch) -> None:
-    for part in parts:
-        sink.write(batch(part))
-        sink.tidy()
 
 
 def present(harness: IcebergHarness) -> Table:
@@ -106,33 +88,6 @@ def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iter
         sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, and nothing is tidied up behind it."""
-
-
-@contextmanager
-def killed_at(step: int) -> Iterator[list[str]]:
-    """The `step`-th change of the store or the catalog, and all after it, don't happen any more."""
-    steps: list[str] = []
-
-    def counted(kind: type, name: str) -> Callable[..., Any]:
-        original = getattr(kind, name)
-
-        def around(*args: Any, **more: Any) -> Any:
-            steps.append(name)
-            if len(steps) > step:
-                raise Killed
-            return original(*args, **more)
-
-        return around
-
-    changes = [(PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete")]
-    with pytest.MonkeyPatch.context() as patch:
-        for kind, name in [*changes, (SqlCatalog, "commit_table"), (RestCatalog, "commit_table")]:
-            patch.setattr(kind, name, counted(kind, name))
-        yield steps
-
-
 def tidied_under_kills(
     folder: Path,
     make: Callable[[Path], IcebergHarness],
@@ -140,31 +95,14 @@ def tidied_under_kills(
     before: list[ChangeBatch],
     after: list[ChangeBatch],
 ) -> int:
-    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are.
-
-    The changes are counted, not listed: as often as it takes `make` makes a table in a new folder, `begin` writes
-    `before`, and a call of `tidy` is cut short one change later than the last time. The rows are right then, and once
-    `after` is written.
-    """
-    step, survived = 0, False
-    while not survived:
-        place = folder / str(step)
-        place.mkdir()
-        harness = make(place)
-        with closing(opened(harness)) as sink:
-            begin(sink)
-            with killed_at(step) as steps:
-                try:
-                    sink.tidy()
-                    survived = True
-                except Killed:
-                    pass
-        assert harness.rows() == expected(harness, *before)
-        with closing(opened(harness)) as sink:
-            commit(sink, *after)
-        assert harness.rows() == expected(harness, *before, *after)
-        step += 1
-    return len(steps)
+    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are."""
+    places = [
+        (PyArrowFileIO, "new_output"),
+        (PyArrowFileIO, "delete"),
+        (SqlCatalog, "commit_table"),
+        (RestCatalog, "commit_table"),
+    ]
+    return kills.tidied_under_kills(places, folder, make, begin, before, after)
 
 
 def delete_by_position(harness: IcebergHarness, key: int) -> int:

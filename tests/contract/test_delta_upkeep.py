@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
-from contract_base import TP0, TP1, committed, inserts, opened
+from contract_base import TP0, TP1, commit, committed, inserts, opened, updates
 from contract_events import ORDERS, batch, changes, folded, log_rows, order
 from delta_harness import DeltaHarness
 from deltalake import CommitProperties, DeltaTable, Transaction
-from iceberg_upkeep import commit, updates
 
 from sinks.delta import upkeep
 from sinks.delta.sink import DeltaSink

@@ -14,10 +14,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from contract_base import inserts, opened
+from contract_base import commit, inserts, opened, updates
 from contract_events import batch, changes, folded, order
 from iceberg_harness import IcebergHarness
-from iceberg_upkeep import between_rewrite_and_commit, commit, counts, present, updates
+from iceberg_upkeep import between_rewrite_and_commit, counts, present
 from test_iceberg_tidy import make
 
 from sinks.base import Sink

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_base import committed, expected, inserts, opened
+from contract_base import commit, committed, expected, inserts, opened
 from contract_events import batch, changes, order
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
-from iceberg_upkeep import commit, needed, on_disk, present
+from iceberg_upkeep import needed, on_disk, present
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from contract_base import committed, expected, inserts, opened
+from contract_base import commit, committed, expected, inserts, opened, updates
 from contract_checks import CHECKS, checks_for
 from contract_events import batch, canonical, changes, folded, order
 from contract_harness import target
 from iceberg_harness import NAME, IcebergHarness
-from iceberg_upkeep import commit, counts, needed, present, small_sizes, tidied_under_kills, updates
+from iceberg_upkeep import counts, needed, present, small_sizes, tidied_under_kills
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table

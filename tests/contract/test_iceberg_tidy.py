@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_base import inserts, opened
+from contract_base import commit, inserts, opened, updates
 from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, log_rows, order
 from contract_harness import target
 from hypothesis import HealthCheck, settings
@@ -18,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
 from iceberg_upkeep import (
     between_rewrite_and_commit,
-    commit,
     counts,
     delete_by_position,
     needed,
@@ -26,7 +25,6 @@ from iceberg_upkeep import (
     present,
     small_sizes,
     tidied_under_kills,
-    updates,
 )
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table.snapshots import Operation

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_base import inserts, opened
+from contract_base import commit, inserts, opened, updates
 from contract_events import ORDERS_WITH_NOTE, batch, changes, log_rows, order
 from iceberg_harness import IcebergHarness
 from iceberg_upkeep import (
     between_rewrite_and_commit,
-    commit,
     counts,
     delete_by_position,
     needed,
     on_disk,
     present,
     tidied_under_kills,
-    updates,
 )
 from pyiceberg.table.snapshots import Operation
 

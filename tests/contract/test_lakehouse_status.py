@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
-from contract_base import inserts
+from contract_base import inserts, updates
 from contract_events import TOPIC, batch, changes, folded, order
-from iceberg_upkeep import updates
 
 from app.cli import cdc
 from config.environment import load_settings
