@@ -20,15 +20,17 @@ class Store:
     region: str = "us-east-1"
 
 
-def connect_duckdb(store: Store | None = None) -> Any:
-    """A DuckDB connection with its Iceberg reader, from the packages beside it (no download)."""
+def connect_duckdb(store: Store | None = None, *, delta: bool = False) -> Any:
+    """A DuckDB connection with its Iceberg (or Delta) reader, from the packages beside it (no download)."""
     import duckdb
     import duckdb_extension_avro
+    import duckdb_extension_delta
     import duckdb_extension_httpfs
     import duckdb_extension_iceberg
 
     connection = duckdb.connect()
-    for package in (duckdb_extension_avro, duckdb_extension_httpfs, duckdb_extension_iceberg):
+    format_packages = (duckdb_extension_delta,) if delta else (duckdb_extension_avro, duckdb_extension_iceberg)
+    for package in (duckdb_extension_httpfs, *format_packages):
         extension = next(Path(package.__file__).parent.rglob("*.duckdb_extension"))
         connection.execute(f"INSTALL '{extension}'; LOAD {extension.name.split('.')[0]}")
     connection.execute("SET TimeZone = 'UTC'")
@@ -93,6 +95,7 @@ def spark_session(catalogs: Iterable[SparkCatalog] = (), *, memory: str = "2g") 
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions,"
         "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",  # of 50, as logs are small here
     }
     for catalog in catalogs:
         settings |= catalog.settings()

@@ -63,7 +63,7 @@ class Folder:
                 self._root = where.path.strip("/")
             else:
                 self._store = LocalStore()
-                self._root = unquote(where.path).strip("/")
+                self._root = (unquote(where.path) if where.scheme else uri).strip("/")
 
     def read(self, path: str) -> bytes:
         """A file's bytes."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from deltalake import Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.schema import Schema
 
-from config.errors import LakewardError, Unavailable
+from config.errors import ConfigurationError, LakewardError, Unavailable
 from config.pipeline import DeltaConfig
 from sinks.base import Batch, Receipt, TableFiles, Target
 from sinks.delta import commit, tidy
@@ -71,6 +72,17 @@ class VectorSink(DeltaSink):
         self._landed: dict[Owner, float] = {}
         self._checkpoint_due = False
         self._closed = False
+
+    def open(self) -> None:
+        """See Sink.open. In an object store delta-rs' readers don't find vectors below a folder whose name needs URI
+        encoding."""
+        if self._uri.startswith("s3") and quote(self._uri, safe="/:!$&'()*+,;=@~") != self._uri:
+            raise ConfigurationError(
+                f"Delta table {self._uri}: with upserts: deletion_vectors, table_uri may have no spaces, per cent signs"
+                " or letters beyond ASCII, as readers couldn't find the vectors; name another folder, or set upserts:"
+                " merge"
+            )
+        super().open()
 
     def write(self, batch: Batch) -> Receipt:
         for _ in range(_REBUILDS):
