@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import workload
-from benchmarks.lakeward import Services, end_state_ok, read_table, run_worker
+from benchmarks.lakeward import VECTORS, Services, end_state_ok, read_table, run_worker
 from benchmarks.workload import PARTITIONS, Changes
 from stack.manager import running_stack
 from stack.ports import free_port
@@ -160,7 +160,7 @@ def bench(appends: int, keys: int, changes: int, rounds: int, faust_events: int)
             *(
                 (f"lakeward {form} {mode}", partial(ours, services, run_folder, log, form, mode))
                 for mode, log in (("append", append_log), ("upsert", upsert_log))
-                for form in ("iceberg", "delta")
+                for form in ("iceberg", "delta", *([VECTORS] if mode == "upsert" else []))
             ),
         ]
         for number in range(1, rounds + 1):

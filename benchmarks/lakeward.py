@@ -19,6 +19,9 @@ from benchmarks.measure import Watch
 from benchmarks.workload import STATUSES, Changes
 from stack.worker import WorkerProcess
 
+VECTORS = "delta-vectors"
+"""The format of a Delta table that is upserted by deletion vectors."""
+
 
 @dataclass(frozen=True)
 class Services:
@@ -128,11 +131,14 @@ def _pipeline(folder: Path, table: str, format: str, mode: str) -> dict[str, Any
         }
     else:
         section = {"table_uri": f"{folder}/{table}", "write_mode": mode}
+        if format == VECTORS:
+            section["upserts"] = "deletion_vectors"
+    kind = format.partition("-")[0]
     return {
         "pipeline_id": "bench",
         "topic_prefix": "bench",
         "source": {"database": "bench", "tables": [f"public.{table}"]},
-        "sinks": [{"sink_id": format, "sink_type": format, format: section}],
+        "sinks": [{"sink_id": format, "sink_type": kind, kind: section}],
     }
 
 

@@ -128,18 +128,13 @@ def _wide(stats: str | None, rows: int) -> str:
     return f'{{"numRecords":{rows},"tightBounds":false}}'  # of a writer that didn't tell; without bounds none is wrong
 
 
-@dataclass(frozen=True)
-class Tombstone:
-    """A file, with a vector, that was removed, and when (milliseconds since 1970)."""
-
-    path: str
-    vector: Vector | None
-    at: int
-
-
 @dataclass
 class Snapshot:
-    """The table at one version. `ours` says whether a commit was made by this sink; a version of -1 is no table."""
+    """The table at one version. `ours` says whether a commit was made by this sink; a version of -1 is no table.
+
+    `given_up` says of data and vector files (by location) when a version stopped needing them last, in milliseconds
+    since 1970: the log's tombstones, but a file that is touched again and again is there once.
+    """
 
     ours: Callable[[Iterable[Action]], bool] = lambda _: False
     version: int = -1
@@ -148,7 +143,7 @@ class Snapshot:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     transactions: dict[str, int] = field(default_factory=dict)
     files: dict[str, DataFile] = field(default_factory=dict)
-    tombstones: dict[tuple[str, str], Tombstone] = field(default_factory=dict)
+    given_up: dict[str, int] = field(default_factory=dict)
 
     def apply(self, version: int, actions: Iterable[Action]) -> None:
         """Take in a commit, or a part of a checkpoint (Delta protocol, "Action Reconciliation"). Removes go first: an
@@ -161,15 +156,16 @@ class Snapshot:
             known = self.files.get(body["path"])
             if known is not None and known.vector == vector:
                 before[known.path] = self.files.pop(known.path)
-            at = body.get("deletionTimestamp") or 0
-            self.tombstones[body["path"], vector.id if vector else ""] = Tombstone(body["path"], vector, at)
+            for location in (unquote(body["path"]), vector.path if vector else None):
+                if location is not None:
+                    at = body.get("deletionTimestamp") or 0
+                    self.given_up[location] = max(at, self.given_up.get(location, 0))
         for kind, body in found:
             if kind == "add":
                 file = DataFile.of_action(body)
                 if ours and file.path in before:
                     file = replace(file, settled=before[file.path].settled)
                 self.files[file.path] = file
-                self.tombstones.pop((file.path, file.vector.id if file.vector else ""), None)
             elif kind == "txn":
                 self.transactions[body["appId"]] = body["version"]
             elif kind == "metaData":
@@ -179,6 +175,12 @@ class Snapshot:
             elif kind == "commitInfo":
                 self.at = body.get("timestamp") or self.at
         self.version = version
+
+    @property
+    def locations(self) -> set[str]:
+        """The data and vector files of this version."""
+        vectors = {file.vector.path for file in self.files.values() if file.vector is not None}
+        return {file.location for file in self.files.values()} | {path for path in vectors if path is not None}
 
     @property
     def columns(self) -> pa.Schema:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
-from urllib.parse import unquote
+from collections.abc import Collection, Mapping
 
 import structlog
 
-from sinks.delta.actions import Snapshot, Tombstone
+from sinks.delta.actions import Snapshot
 from sinks.delta.folder import Folder, StoredFile
 from sinks.delta.vectors import vector_owner
 from sinks.owners import Owner, owner_of
@@ -58,9 +57,9 @@ class Cleaner:
         self._looked_at = time.time()
         grace = grace_seconds(table.properties)
         latest = (self._looked_at - grace) * 1000
-        for key in [key for key, stone in table.tombstones.items() if stone.at <= latest]:
-            del table.tombstones[key]
-        needed = set(_needed(table))
+        for location in [location for location, at in table.given_up.items() if at <= latest]:
+            del table.given_up[location]
+        needed = table.locations | table.given_up.keys()
         gone = [file.path for file in self._folder.files() if _is_over(file, needed, landed, grace)]
         self._folder.delete(gone)
         if gone:
@@ -70,18 +69,7 @@ class Cleaner:
 
 def waiting(table: Snapshot) -> int:
     """How many files wait for their removal, as far as the log tells."""
-    needed = {file.location for file in table.files.values()}
-    return len({unquote(stone.path) for stone in table.tombstones.values()} - needed)
-
-
-def _needed(table: Snapshot) -> Iterator[str]:
-    """Files of this version and of those within the grace time."""
-    stones: Collection[Tombstone] = table.tombstones.values()
-    yield from (file.location for file in table.files.values())
-    yield from (unquote(stone.path) for stone in stones)
-    for vector in [file.vector for file in table.files.values()] + [stone.vector for stone in stones]:
-        if vector is not None and vector.path is not None:
-            yield vector.path
+    return len(table.given_up.keys() - table.locations)
 
 
 def _is_over(file: StoredFile, needed: Collection[str], landed: Mapping[Owner, float], grace: float) -> bool:

@@ -82,7 +82,10 @@ class TableLog:
         """The table as it is now, None if there is none. The same object each time, brought to the newest version."""
         path, tag = self._newest
         if self._snapshot is None or self._folder.tag(path) != tag:
-            self._snapshot = self._load()
+            try:
+                self._snapshot = self._load()
+            except FileNotFoundError as error:  # cleaned up while it was read
+                raise Unavailable(f"Delta table {self._name}: its log changed while it was read: {error}") from error
         if self._snapshot is not None:
             self._follow(self._snapshot)
             self._check(self._snapshot)

@@ -10,7 +10,7 @@ A commit's `txn` actions carry them, so they are as atomic as the rows. Names (p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -174,6 +174,15 @@ class ReplayedTable(TableState):
 def app_ids(target: Target, partitions: Iterable[TopicPartition]) -> frozenset[str]:
     """The identifiers of these partitions' offsets."""
     return frozenset(_app_id(target, tp.topic, tp.partition) for tp in partitions)
+
+
+def written_partitions(transactions: Mapping[str, int], target: Target) -> Iterator[TopicPartition]:
+    """The partitions of which a table has offsets of this sink."""
+    prefix = f"lakeward/{target.pipeline_id}/{target.sink_id}/"
+    for app_id in transactions:
+        topic, _, number = app_id.removeprefix(prefix).rpartition("/")
+        if app_id.startswith(prefix) and number.isdigit():
+            yield TopicPartition(topic, int(number))
 
 
 def schema_transactions(target: Target, plan: Evolution) -> list[Transaction]:

@@ -96,7 +96,8 @@ class VectorSink(DeltaSink):
         return super().write(batch)
 
     def tidy(self, *, hurried: bool = False) -> None:
-        """See Sink.tidy: one step of rewriting files, a checkpoint of the log, removal of files that nobody needs."""
+        """See Sink.tidy: one step of rewriting files, a checkpoint of the log, removal of files that nobody needs, and
+        vacuum of those of other writers if the user wants it."""
         try:
             self._tidy_files(hurried=hurried)
         except (IndexDamaged, FileNotFoundError) as error:
@@ -106,6 +107,7 @@ class VectorSink(DeltaSink):
             self._checkpoint()
         if not hurried and self._written:
             self._clean()
+            self._maintain()
 
     def close(self) -> None:
         if not self._closed:
@@ -175,14 +177,16 @@ class VectorSink(DeltaSink):
         offsets = state.offsets(todo.ranges)
         after = {tp: span.next for tp, span in todo.ranges.items()}
         self._key = tuple(sorted(json.loads(table.properties.get(KEY_PROPERTY, "[]"))))
-        self._upserts.catch_up(table, {tp: offsets.get(tp, 0) for tp in after}, self._key)
+        if self._key:  # else there were no rows yet, and there are none now
+            self._upserts.catch_up(table, {tp: offsets.get(tp, 0) for tp in after}, self._key)
         delta = self._upserts.stage(table, todo)
         actions = [*_txns(state.transactions(todo, plan)), *delta.actions(changes=True)]
         if not self._commit(partial(self._put, "MERGE", actions, self._stake(after))):
             self._files.discard(delta.written)
             return False
-        self._upserts.landed(delta, table, after)
-        self._written = after
+        if self._key:
+            self._upserts.landed(delta, table, after)
+            self._written = after
         self._landed |= {owner_id(tp): time.time() for tp in after}
         return True
 
@@ -252,6 +256,16 @@ class VectorSink(DeltaSink):
             state = self._load()
             if state is not None:
                 self._cleaner.clean(_snapshot(state), self._landed)
+
+    def _maintain(self) -> None:
+        """Vacuum, if that is due and no other worker takes it on. There is nothing left to optimize."""
+        if not self._config.maintenance.enabled or not self._upkeep.is_time_to_look(hurried=False):
+            return
+        state = self._load()
+        for job in self._upkeep.jobs(state) if state is not None else ():
+            stake = Stake(frozenset({job.claim.app_id}))
+            if job.what == "vacuum" and self._commit(partial(self._put, "WRITE", _txns([job.claim]), stake)):
+                job.begin()
 
 
 def _snapshot(state: TableState) -> Snapshot:

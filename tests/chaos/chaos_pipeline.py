@@ -1,4 +1,4 @@
-"""A pipeline that writes one topic four ways (format x mode), its workers, and the check of its four tables."""
+"""A pipeline that writes one topic five ways (format x mode), its workers, and the check of its five tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
 from verify.lake import read_sink_table
 
-SINKS = ("iceberg-append", "iceberg-upsert", "delta-append", "delta-upsert")
+SINKS = ("iceberg-append", "iceberg-upsert", "delta-append", "delta-upsert", "delta-vectors")
 SESSION_TIMEOUT = 6.0
 """The least that a broker grants by default: a killed worker's partitions are free after it."""
 
@@ -53,7 +53,8 @@ class ChaosPipeline:
 
     def _sink(self, form: str, mode: str) -> dict[str, Any]:
         """Small and frequent commits: more of them to be killed in."""
-        section: dict[str, Any] = {"write_mode": mode, "batch_size": 200, "flush_interval_seconds": 0.3}
+        write_mode = "upsert" if mode == "vectors" else mode
+        section: dict[str, Any] = {"write_mode": write_mode, "batch_size": 200, "flush_interval_seconds": 0.3}
         if form == "iceberg":
             section |= {
                 "catalog_uri": f"sqlite:///{self.folder}/{mode}.db",
@@ -64,6 +65,10 @@ class ChaosPipeline:
             }
         else:
             section |= {"table_uri": f"{self.folder}/delta-{mode}"}
+        if mode == "vectors":
+            # as above
+            properties = {"delta.deletedFileRetentionDuration": "interval 0 seconds"}
+            section |= {"upserts": "deletion_vectors", "table_properties": properties}
         return {"sink_id": f"{form}-{mode}", "sink_type": form, form: section}
 
     def worker(self, name: str = "worker") -> WorkerProcess:
@@ -81,7 +86,7 @@ class ChaosPipeline:
         self.load.stop()
 
     def catch_up(self, log: WorkerLog) -> None:
-        """Wait until one worker, alone, has brought everything to all four tables."""
+        """Wait until one worker, alone, has brought everything to all tables."""
         log.wait_for(lambda: log.reached(self.load.ends, *SINKS), "everything in all tables", 120)
 
     def assert_tables_exact(self) -> None:

@@ -494,6 +494,22 @@ def test_first_batch_without_rows_leaves_the_key_to_the_first_with_some(tmp_path
     assert harness.rows() == folded(part)
 
 
+def test_rows_that_were_there_before_the_key_was_known_are_found(tmp_path: Path) -> None:
+    """A table made by hand has rows, but says no key; the first batch, without changes, can't tell it either."""
+    harness = DeltaHarness("upsert", tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 4)))
+    table = DeltaTable(harness.path)
+    rows = QueryBuilder().register("t", table).execute("SELECT * FROM t").read_all()
+    shutil.rmtree(harness.path)
+    write_deltalake(harness.path, rows)
+    harness = vector_harness(tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(empty_batch(0, 4))
+        sink.write(batch(changes([order("u", 10, "new"), order("d", 20)], 4)))
+    assert harness.rows() == folded(inserts(0, 4), changes([order("u", 10, "new"), order("d", 20)], 4))
+
+
 # -- upkeep
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ from config.errors import Unavailable
 from sources.changes import TopicPartition
 
 
-@pytest.mark.parametrize("make", [IcebergHarness, DeltaHarness])
-@pytest.mark.parametrize("mode", ["append", "upsert"])
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        (IcebergHarness, "append"),
+        (IcebergHarness, "upsert"),
+        (DeltaHarness, "append"),
+        (DeltaHarness, "upsert"),
+        (partial(DeltaHarness, upserts="deletion_vectors"), "upsert"),
+    ],
+)
 def test_writers_that_really_race_lose_and_double_nothing(make: Any, mode: Any, tmp_path: Path) -> None:
     """Two owners of a partition each and a zombie of both, all at once; each retries as an agent would."""
     harness = make(mode, tmp_path)
