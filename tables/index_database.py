@@ -24,6 +24,10 @@ WRITE_BUFFER_BYTES = 32 << 20
 """Memory per worker: the block cache, and up to three write buffers."""
 
 
+FORMAT_KEY, FORMAT = b"V", b"2"
+"""Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
+
+
 class IndexDamaged(Exception):
     """The database was damaged and has been begun anew: what was taken from it before has to be taken again."""
 
@@ -111,7 +115,13 @@ class IndexDatabase:
 
     def _open_or_begin_anew(self) -> Rdict:
         try:
-            return _open(self.path)
+            db = _open(self.path)
+            if db.get(FORMAT_KEY) == FORMAT:
+                return db
+            if next(db.keys(), None) is not None:
+                log.warning("index.other_format", path=str(self.path))
+            db.close()
+            return self._anew()
         except Exception as error:  # rocksdict raises plain Exception; whatever is wrong with a cache, begin anew
             if "lock file" in str(error) or "lock hold by current process" in str(error):
                 raise ConfigurationError(
@@ -122,8 +132,13 @@ class IndexDatabase:
 
     def _recreated(self, error: Exception) -> Rdict:
         log.warning("index.damaged", path=str(self.path), error=str(error))
+        return self._anew()
+
+    def _anew(self) -> Rdict:
         shutil.rmtree(self.path, ignore_errors=True)
-        return _open(self.path)
+        db = _open(self.path)
+        db.put(FORMAT_KEY, FORMAT, write_opt=self._no_wal)
+        return db
 
 
 def _after(prefix: bytes) -> bytes:

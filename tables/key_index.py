@@ -8,6 +8,7 @@ with the table first.
 
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
+    V                                  -> the version of this layout
     M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, snapshot, highest file id
     F <number:4> <file id:4>           -> rows:4, dead rows:4 (little-endian), file path
     K <number:4> <encoded key>         -> file id:4, position:4 (little-endian)

@@ -15,6 +15,7 @@ from config.pipeline import IcebergConfig
 from sinks.base import Target
 from sinks.iceberg import history, tidy
 from sinks.iceberg.catalog import connect, sorted_errors
+from sinks.iceberg.compaction import as_asked
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import owner_id, owner_of
 from sinks.iceberg.live_files import LiveFile, LiveFiles
@@ -68,7 +69,7 @@ def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus 
         ),
         len(metadata.snapshots),
         sum(sizes) + sum(manifest.manifest_length for manifest in manifests),
-        (*foreign, *_upkeep(live, known), *_history(table, lists)),
+        (*foreign, *_upkeep(live, known), *_maintenance(config, live, known), *_history(table, lists)),
         Deletes(len(deletes), sum(file.rows for file in deletes), sum(file.size for file in deletes)),
         len(manifests),
         sum(len(retired.files) for retired in lists),
@@ -98,6 +99,16 @@ def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]) -> Iter
     if waiting:
         what, count = waiting.most_common(1)[0]
         yield Upkeep(f"merge {what}", f"once {tidy.FAN_IN} of one size are there; {count} small ones so far")
+
+
+def _maintenance(
+    config: IcebergConfig, live: LiveFiles, known: Mapping[TopicPartition, tidy.Files]
+) -> Iterator[Upkeep]:
+    step = tidy.due(live, as_asked(config.maintenance), known) if config.maintenance.enabled else None
+    if step is not None:
+        files = sum(len(candidates) for _, candidates in step.data)
+        seconds = config.maintenance.compaction_interval_seconds
+        yield Upkeep(f"compact {files} data files", f"when the worker looks, every {seconds:g} s")
 
 
 def _delete_files(tp: TopicPartition, live: LiveFiles) -> list[str]:

@@ -6,6 +6,9 @@ one of the next size, up to a target, which writes a row a few times in its life
 many dead rows are written anew without them, and delete files are merged in tiers, too, without the positions that name
 files which are gone.
 
+With the user's `maintenance` on, what is left of a table partition's files is compacted from time to time up to so many
+rows, which makes larger files.
+
 Which rows of a file are alive is read from the table's delete files, and must agree with what the key index of an
 upsert table counted: if it doesn't, nothing is rewritten and the index is built anew.
 """
@@ -65,6 +68,14 @@ HURRIED = Patience(0.7, 4)
 """While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
 
 
+@dataclass(frozen=True)
+class Compaction:
+    """`maintenance`: how many small files of one group have to be there, and how many rows are brought together."""
+
+    files: int
+    rows: int
+
+
 Files = Mapping[int, IndexedFile]
 """Data files of a Kafka partition by their numbers in the key index."""
 
@@ -108,7 +119,7 @@ class Tidied:
         return set(self.dropped)
 
 
-def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, Files]) -> Step | None:
+def due(live: LiveFiles, when: Patience | Compaction, known: Mapping[TopicPartition, Files]) -> Step | None:
     """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
     data: list[tuple[TopicPartition, Sequence[Candidate]]] = []
     dead: dict[tuple[int, str], int] = defaultdict(int)
@@ -121,12 +132,12 @@ def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, File
                 groups[found.group].append(Candidate(file_id, file, found))
                 dead[found.group] += file.dead
         for candidates in groups.values():
-            for files in _chosen(candidates, patience):
+            for files in _compacted(candidates, when) if isinstance(when, Compaction) else _chosen(candidates, when):
                 size = sum(candidate.live.size for candidate in files)
                 if (size <= room and len(files) <= places) or not data:
                     data.append((tp, files))
                     room, places = room - size, places - len(files)
-    deletes = list(_chosen_deletes(live, known, dead, patience))
+    deletes = [] if isinstance(when, Compaction) else list(_chosen_deletes(live, known, dead, when))
     return Step(data, deletes) if data or deletes else None
 
 
@@ -152,6 +163,23 @@ def _chosen(candidates: Sequence[Candidate], patience: Patience) -> Iterator[Seq
         files.append(candidate)
         size += candidate.alive_bytes
     if files:
+        yield files
+
+
+def _compacted(candidates: Sequence[Candidate], compaction: Compaction) -> Iterator[Sequence[Candidate]]:
+    """Small files of one group that are to become one file each time, if enough of them are there."""
+    small = sorted((c for c in candidates if 2 * c.live.rows <= compaction.rows), key=lambda c: c.live.rows)
+    if len(small) < compaction.files:
+        return
+    files: list[Candidate] = []
+    rows = 0
+    for candidate in small:
+        if rows + candidate.live.rows > compaction.rows:
+            yield files
+            files, rows = [], 0
+        files.append(candidate)
+        rows += candidate.live.rows
+    if len(files) > 1:
         yield files
 
 

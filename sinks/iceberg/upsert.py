@@ -20,7 +20,7 @@ from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import rebuild_index
 from sinks.iceberg.state import SinkState
-from sinks.iceberg.tidy import Patience, Step, Tidied, due, stage
+from sinks.iceberg.tidy import Compaction, Patience, Step, Tidied, due, stage
 from sinks.reduce import Reduced, reduce
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.index_database import IndexDamaged
@@ -124,11 +124,9 @@ class Upserts:
             delete_files.append(staging.position_deletes(owner, deleted, place.spec_id, place.partition))
         return RowDelta(parts, delete_files, key)
 
-    def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:
+    def due(self, partitions: Collection[TopicPartition], when: Patience | Compaction) -> Step | None:
         """What there is to tidy in the files of these partitions."""
-        return due(
-            self._live, patience, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions}
-        )
+        return due(self._live, when, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions})
 
     def rewrite(self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition]) -> Tidied:
         """Write the files of a tidying step."""
