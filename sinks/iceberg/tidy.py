@@ -21,9 +21,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from pyiceberg.io import FileIO
+import pyarrow.compute as pc
 from pyiceberg.manifest import DataFile
-from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from sinks.iceberg.deletes import DeletedRows
@@ -250,16 +249,24 @@ def stage(
 
 
 def _merged(tables: list[pa.Table], order: tuple[str, ...]) -> pa.Table | None:
-    """The rows of all of them, sorted. Empties the list: the sorted copy takes its memory."""
+    """The rows of all of them, sorted. Empties the list, and goes column by column: a sorted column takes the place of
+    what it came from."""
     if not tables:
         return None
     rows = pa.concat_tables(tables, promote_options="permissive")
     tables.clear()
-    return rows.sort_by([(name, "ascending") for name in order])
+    indices = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in order])
+    columns, names = rows.columns, rows.column_names
+    del rows
+    for number, column in enumerate(columns):
+        columns[number] = column.combine_chunks().take(indices)
+        del column
+    return pa.table(columns, names)
 
 
 def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *, counted: bool) -> list[pa.Table]:
-    """The live rows of each file of one group that has some."""
+    """The live rows of each file of one group that has some, under the table's column names of today; columns that are
+    gone are left out."""
     group = {c.live.path: c for c in candidates}
     deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
     look = any(c.indexed.dead for c in candidates) or not counted
@@ -272,13 +279,10 @@ def _live_rows(table: Table, live: LiveFiles, candidates: Sequence[Candidate], *
             raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {expected}")
         if found:
             masks[path] = pa.array(alive)
-    return at_once(lambda path: _read_rows(table.io, path, table.schema()).filter(masks[path]), masks)
-
-
-def _read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
-    """A data file's rows under the table's names of today; columns that are gone are left out."""
-    with open_parquet(io, path) as parquet:
-        return columns_by_id(parquet, {field.field_id: field.name for field in schema.fields})
+    names = {field.field_id: field.name for field in table.schema().fields}
+    files = at_once(lambda path: open_parquet(table.io, path), masks)
+    # one after the other: decoding takes several times the memory of what comes out
+    return [columns_by_id(file, names).filter(masks[path]) for path, file in zip(masks, files, strict=True)]
 
 
 def _still_there(
