@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,28 @@ def is_flat(result: Result, limit: float) -> bool:
     return all(ratio <= limit for ratio in ratios)
 
 
-def by_size(results: Sequence[Result]) -> list[tuple[float, float, float]]:
-    """Of the short runs over tables of several sizes: million rows, CPU µs per change, and its ratio to the first."""
+@dataclass(frozen=True)
+class SizeCost:
+    """What a table of so many million rows costs: CPU µs per changed row, that over the smallest table's, bytes of the
+    key index per key, and seconds (CPU) of the first commit without a key index."""
+
+    millions: float
+    change_us: float
+    ratio: float
+    index_bytes: float
+    lost_index_s: float
+    lost_index_cpu_s: float
+
+
+def by_size(results: Sequence[Result]) -> list[SizeCost]:
+    """Of the short runs over tables of several sizes."""
     short = sorted((r for r in results if cpu_ratio(r) is None), key=lambda r: r.scenario.keys)
-    costs = [(r.scenario.keys / 1e6, float(np.mean(r.cpu_s)) / r.changes * 1e6) for r in short]
-    return [(millions, cost, cost / costs[0][1]) for millions, cost in costs]
+    costs = [float(np.mean(r.cpu_s)) / r.changes * 1e6 for r in short]
+    return [
+        SizeCost(r.scenario.keys / 1e6, cost, cost / costs[0], r.checkpoints[-1].index_bytes / r.scenario.keys,
+                 r.lost_index_s, r.lost_index_cpu_s)
+        for r, cost in zip(short, costs, strict=True)
+    ]  # fmt: skip
 
 
 def show(results: Sequence[Result], console: Console) -> None:
@@ -77,8 +94,12 @@ def show(results: Sequence[Result], console: Console) -> None:
         if ratio is not None:
             scans = ", ".join(f"{reader} {r:.2f}" for reader, r in scan_ratios(result).items())
             console.print(f"{result.scenario.name}: commits x {ratio:.2f}, scans x {scans}")
-    for millions, cost, ratio in by_size(results):
-        console.print(f"{millions:g}M rows: {cost:.1f} µs of CPU per change, x {ratio:.2f}")
+    for cost in by_size(results):
+        console.print(
+            f"{cost.millions:g}M rows: {cost.change_us:.1f} µs of CPU per change, x {cost.ratio:.2f};"
+            f" index {cost.index_bytes:.1f} bytes per key; a commit that rebuilds it {cost.lost_index_s:.1f} s"
+            f" ({cost.lost_index_cpu_s:.1f} s of CPU)"
+        )
 
 
 def machine() -> str:
@@ -118,8 +139,13 @@ def page(results: Sequence[Result]) -> str:
         lines += _section(result)
     sizes = by_size(results)
     if sizes:
-        lines += ["## Cost by the table's size", "", "| rows | CPU per changed row | ratio |", "|---:|---:|---:|"]
-        lines += [f"| {millions:g}M | {cost:.1f} µs | {ratio:.2f} |" for millions, cost, ratio in sizes]
+        heads = ["rows", "CPU per changed row", "ratio", "key index per key", "a commit that rebuilds the index (CPU)"]
+        lines += ["## Cost by the table's size", "", "| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
+        lines += [
+            f"| {c.millions:g}M | {c.change_us:.1f} µs | {c.ratio:.2f} | {c.index_bytes:.1f} bytes"
+            f" | {c.lost_index_s:.1f} s ({c.lost_index_cpu_s:.1f} s) |"
+            for c in sizes
+        ]
         lines.append("")
     return "\n".join(lines)
 

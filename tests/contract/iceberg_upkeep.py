@@ -1,21 +1,18 @@
-"""What tests of the upkeep of Iceberg tables share: changes that give it work, its limits made small, and kills."""
+"""What tests of the upkeep of Iceberg tables share: changes that give it work, its limits made small."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from contract_base import TP0, expected, opened
+from contract_base import TP0
 from contract_events import batch, changes, order
 from iceberg_harness import IcebergHarness
-from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
 from sinks.base import Sink
@@ -103,67 +100,6 @@ def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iter
         yield happened
     finally:
         sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, and nothing is tidied up behind it."""
-
-
-@contextmanager
-def killed_at(step: int) -> Iterator[list[str]]:
-    """The `step`-th change of the store or the catalog, and all after it, don't happen any more."""
-    steps: list[str] = []
-
-    def counted(kind: type, name: str) -> Callable[..., Any]:
-        original = getattr(kind, name)
-
-        def around(*args: Any, **more: Any) -> Any:
-            steps.append(name)
-            if len(steps) > step:
-                raise Killed
-            return original(*args, **more)
-
-        return around
-
-    changes = [(PyArrowFileIO, "new_output"), (PyArrowFileIO, "delete")]
-    with pytest.MonkeyPatch.context() as patch:
-        for kind, name in [*changes, (SqlCatalog, "commit_table"), (RestCatalog, "commit_table")]:
-            patch.setattr(kind, name, counted(kind, name))
-        yield steps
-
-
-def tidied_under_kills(
-    folder: Path,
-    make: Callable[[Path], IcebergHarness],
-    begin: Callable[[Sink], None],
-    before: list[ChangeBatch],
-    after: list[ChangeBatch],
-) -> int:
-    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are.
-
-    The changes are counted, not listed: as often as it takes `make` makes a table in a new folder, `begin` writes
-    `before`, and a call of `tidy` is cut short one change later than the last time. The rows are right then, and once
-    `after` is written.
-    """
-    step, survived = 0, False
-    while not survived:
-        place = folder / str(step)
-        place.mkdir()
-        harness = make(place)
-        with closing(opened(harness)) as sink:
-            begin(sink)
-            with killed_at(step) as steps:
-                try:
-                    sink.tidy()
-                    survived = True
-                except Killed:
-                    pass
-        assert harness.rows() == expected(harness, *before)
-        with closing(opened(harness)) as sink:
-            commit(sink, *after)
-        assert harness.rows() == expected(harness, *before, *after)
-        step += 1
-    return len(steps)
 
 
 def delete_by_position(harness: IcebergHarness, key: int) -> int:
