@@ -240,6 +240,7 @@ def _run(
         seconds.append(time.monotonic() - wall)
         result.cpu_s.append(round(time.process_time() - cpu, 4))
         if number in CHECKPOINTS or commits - number in LAST_CHECKPOINTS:
+            index.flush()
             since = result.checkpoints[-1].commit if result.checkpoints else 0
             table = connect(config).load_table(sink.target.name)
             checkpoint = measure(table, index, number, seconds[since:], result.cpu_s[since:])

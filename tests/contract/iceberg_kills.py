@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -77,7 +78,9 @@ def tidied_under_kills(
         worker = Worker(harness.config, place / "killed", tidied, untidied, small)
         receiver, sender = processes.Pipe(duplex=False)
         process = processes.Process(target=worker.run, args=(step, sender))
-        process.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the server, which imports what it preloads
+            process.start()
         sender.close()
         process.join(120)
         assert process.exitcode in (0, -signal.SIGKILL)
