@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,10 @@ from stack.manager import running_stack
 from tables.key_index import KeyIndex
 
 TOPIC, PARTITIONS = "bench.public.accounts", 4
-CHECKPOINTS = (10, 100, 500, 1_000, 2_500, 5_000)
+CHECKPOINTS = (10, 100, 200, 300, 400, 500, 1_000, 2_500)
+LAST_CHECKPOINTS = (400, 300, 200, 100, 0)
+"""Scans of the whole table after so many commits, and before so many are left: deletes gather and are worked off, so
+that one scan says little of what readers pay."""
 FLAT = 1.5
 STATUSES = np.array(["new", "active", "on hold", "closed"])
 COLUMNS = pa.schema(
@@ -95,14 +98,16 @@ class Checkpoint:
 
 @dataclass
 class Result:
-    """A scenario's checkpoints, the CPU seconds of its first load and of each commit, the changes of a commit; when
-    (ISO 8601) and where it began."""
+    """A scenario's checkpoints, the CPU seconds of its first load and of each commit, the changes of a commit; seconds
+    and CPU seconds of one more commit by a worker that has lost its key index; when (ISO 8601) and where it began."""
 
     scenario: Scenario
     changes: int
     load_cpu_s: float
     cpu_s: list[float]
     checkpoints: list[Checkpoint]
+    lost_index_s: float = 0.0
+    lost_index_cpu_s: float = 0.0
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     machine: str = field(default_factory=long_report.machine)
 
@@ -203,20 +208,24 @@ def run(scenario: Scenario, commits: int, changes: int, readers: Sequence[str], 
              "partition_by": list(scenario.partition_by)}
         )  # fmt: skip
         target = Target("bench", "lake", (TOPIC,), f"{config.table_namespace}.accounts")
+        accounts = Accounts(scenario)
         index = KeyIndex.shared(folder / "index")
-        sink = IcebergSink(config, target, index)
-        sink.open()
-        try:
-            return _run(scenario, config, sink, index, commits, changes, readers)
-        finally:
-            sink.close()
+        with closing(IcebergSink(config, target, index)) as sink:
+            sink.open()
+            result = _run(scenario, config, sink, index, accounts, commits, changes, readers)
+        with closing(IcebergSink(config, target, KeyIndex.shared(folder / "another"))) as sink:
+            sink.open()
+            batch = accounts.changes(changes)
+            wall, cpu = time.monotonic(), time.process_time()
+            sink.write(batch)
+            result.lost_index_s, result.lost_index_cpu_s = time.monotonic() - wall, time.process_time() - cpu
+        return result
 
 
 def _run(
-    scenario: Scenario, config: IcebergConfig, sink: IcebergSink, index: KeyIndex, commits: int, changes: int,
-    readers: Sequence[str],
+    scenario: Scenario, config: IcebergConfig, sink: IcebergSink, index: KeyIndex, accounts: Accounts, commits: int,
+    changes: int, readers: Sequence[str],
 ) -> Result:  # fmt: skip
-    accounts = Accounts(scenario)
     began = time.process_time()
     for first in range(0, scenario.keys, 100_000):
         sink.write(accounts.load(first, min(100_000, scenario.keys - first)))
@@ -230,7 +239,8 @@ def _run(
         sink.tidy()
         seconds.append(time.monotonic() - wall)
         result.cpu_s.append(round(time.process_time() - cpu, 4))
-        if number in CHECKPOINTS or number == commits:
+        if number in CHECKPOINTS or commits - number in LAST_CHECKPOINTS:
+            index.flush()
             since = result.checkpoints[-1].commit if result.checkpoints else 0
             table = connect(config).load_table(sink.target.name)
             checkpoint = measure(table, index, number, seconds[since:], result.cpu_s[since:])

@@ -93,7 +93,5 @@ def check_supported(pipeline: PipelineConfig) -> None:
                 f"{where}: sink_type {sink.sink_type} isn't built yet;"
                 f" this version has {', '.join(sorted(BUILT_SINKS))}"
             )
-        elif isinstance(sink.settings, IcebergConfig) and sink.settings.maintenance.enabled:
-            problems.append(f"{where}: iceberg.maintenance isn't built yet; set enabled: false")
     if problems:
         raise ConfigurationError("\n".join([f"pipeline {pipeline.pipeline_id} asks for what isn't there:", *problems]))

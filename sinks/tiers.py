@@ -1,7 +1,8 @@
 """Which data files are worth a rewrite: small ones in tiers, and those with many dead rows.
 
 `FAN_IN` files of about one size become one of the next size, up to a target, which writes a row a few times in its life
-however many commits follow. Files with many dead rows are written anew without them.
+however many commits follow. Files with many dead rows are written anew without them. With the user's `maintenance` on,
+what is left is compacted from time to time up to so many rows, which makes larger files.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ HURRIED = Patience(0.7, 4)
 """While rows are waiting: rewriting takes the time of writing them, and what they replace needn't be rewritten."""
 
 
+@dataclass(frozen=True)
+class Compaction:
+    """`maintenance`: how many small files of one group have to be there, and how many rows are brought together."""
+
+    files: int
+    rows: int
+
+
 Files = Mapping[int, IndexedFile]
 """Data files of a Kafka partition by their numbers in the key index."""
 
@@ -81,7 +90,9 @@ Chosen = Sequence[tuple[TopicPartition, Sequence[Candidate[F]]]]
 """Files that become one each time, per Kafka partition."""
 
 
-def worth_rewriting(live: Mapping[str, F], patience: Patience, known: Mapping[TopicPartition, Files]) -> Chosen[F]:
+def worth_rewriting(
+    live: Mapping[str, F], when: Patience | Compaction, known: Mapping[TopicPartition, Files]
+) -> Chosen[F]:
     """What there is to rewrite of the files that these Kafka partitions own; no more than one step's worth. Looks at
     nothing but memory."""
     chosen: list[tuple[TopicPartition, Sequence[Candidate[F]]]] = []
@@ -93,7 +104,7 @@ def worth_rewriting(live: Mapping[str, F], patience: Patience, known: Mapping[To
             if found is not None and owner_of(file.path) == owner_id(tp):
                 groups[found.group].append(Candidate(file_id, file, found))
         for candidates in groups.values():
-            for files in _chosen(candidates, patience):
+            for files in _compacted(candidates, when) if isinstance(when, Compaction) else _chosen(candidates, when):
                 size = sum(candidate.live.size for candidate in files)
                 if (size <= room and len(files) <= places) or not chosen:
                     chosen.append((tp, files))
@@ -123,6 +134,23 @@ def _chosen(candidates: Sequence[Candidate[F]], patience: Patience) -> Iterator[
         files.append(candidate)
         size += candidate.alive_bytes
     if files:
+        yield files
+
+
+def _compacted(candidates: Sequence[Candidate[F]], compaction: Compaction) -> Iterator[Sequence[Candidate[F]]]:
+    """Small files of one group that are to become one file each time, if enough of them are there."""
+    small = sorted((c for c in candidates if 2 * c.indexed.rows <= compaction.rows), key=lambda c: c.indexed.rows)
+    if len(small) < compaction.files:
+        return
+    files: list[Candidate[F]] = []
+    rows = 0
+    for candidate in small:
+        if rows + candidate.indexed.rows > compaction.rows:
+            yield files
+            files, rows = [], 0
+        files.append(candidate)
+        rows += candidate.indexed.rows
+    if len(files) > 1:
         yield files
 
 

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
-from rocksdict import BlockBasedOptions, Cache, DbClosedError, Options, Rdict, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    IngestExternalFileOptions,
+    Options,
+    Rdict,
+    ReadOptions,
+    SstFileWriter,
+    WriteBatch,
+    WriteOptions,
+)
 
 from config.errors import ConfigurationError
 
@@ -22,6 +34,13 @@ log = structlog.get_logger("lakeward.index")
 BLOCK_CACHE_BYTES = 64 << 20
 WRITE_BUFFER_BYTES = 32 << 20
 """Memory per worker: the block cache, and up to three write buffers."""
+
+
+RUNS = "runs"
+"""Folder of files that are to be ingested."""
+
+FORMAT_KEY, FORMAT = b"V", b"2"
+"""Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
 
 
 class IndexDamaged(Exception):
@@ -63,6 +82,34 @@ class IndexDatabase:
         """Apply a batch atomically."""
         with self._sound(generation):
             self._db.write(batch, write_opt=self._no_wal)
+
+    def write_run(self, keys: Sequence[bytes], values: bytes, generation: int) -> Path:
+        """A file of entries for `ingest`: ascending keys, and their values of equal size one behind the other. Of equal
+        keys the first one counts."""
+        width = len(values) // max(1, len(keys))
+        path = self.path / RUNS / f"{uuid4().hex}.sst"
+        path.parent.mkdir(exist_ok=True)
+        with self._sound(generation):
+            writer = SstFileWriter(_options())
+            writer.open(str(path))
+            start, before = 0, None
+            for key in keys:
+                if key != before:
+                    writer[key] = values[start : start + width]
+                    before = key
+                start += width
+            writer.finish()
+        return path
+
+    def ingest(self, runs: Iterable[Path], generation: int) -> None:
+        """Take these files in: several times as fast as writing their entries. What is in memory is flushed first: no
+        crash finds the entries beside an older state."""
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        with self._sound(generation):
+            self._db.flush()
+            for run in runs:
+                self._db.ingest_external_file([str(run)], options)
 
     def delete_range(self, prefix: bytes, generation: int) -> None:
         """Forget all entries whose key begins with `prefix`."""
@@ -111,7 +158,13 @@ class IndexDatabase:
 
     def _open_or_begin_anew(self) -> Rdict:
         try:
-            return _open(self.path)
+            db = _open(self.path)
+            if db.get(FORMAT_KEY) == FORMAT:
+                return db
+            if next(db.keys(), None) is not None:
+                log.warning("index.other_format", path=str(self.path))
+            db.close()
+            return self._anew()
         except Exception as error:  # rocksdict raises plain Exception; whatever is wrong with a cache, begin anew
             if "lock file" in str(error) or "lock hold by current process" in str(error):
                 raise ConfigurationError(
@@ -122,8 +175,13 @@ class IndexDatabase:
 
     def _recreated(self, error: Exception) -> Rdict:
         log.warning("index.damaged", path=str(self.path), error=str(error))
+        return self._anew()
+
+    def _anew(self) -> Rdict:
         shutil.rmtree(self.path, ignore_errors=True)
-        return _open(self.path)
+        db = _open(self.path)
+        db.put(FORMAT_KEY, FORMAT, write_opt=self._no_wal)
+        return db
 
 
 def _after(prefix: bytes) -> bytes:
@@ -133,6 +191,11 @@ def _after(prefix: bytes) -> bytes:
 
 def _open(path: Path) -> Rdict:
     path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(path / RUNS, ignore_errors=True)  # of a rebuild that was cut short
+    return Rdict(str(path), _options())
+
+
+def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
@@ -147,4 +210,4 @@ def _open(path: Path) -> Rdict:
     blocks.set_cache_index_and_filter_blocks(True)
     options.set_block_based_table_factory(blocks)
     options.set_keep_log_file_num(2)
-    return Rdict(str(path), options)
+    return options

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from rocksdict import AccessType, Options, Rdict
@@ -35,12 +37,14 @@ def index_usage(path: Path) -> IndexUsage | None:
         return None
     keys: Counter[str] = Counter()
     try:
-        tables = {json.loads(v)["number"]: json.loads(k[1:])[0] for k, v in database.items(from_key=b"M")}
-        for key, value in database.items(from_key=b"F"):
-            if not key.startswith(b"F"):
-                break
+        tables = {json.loads(v)["number"]: json.loads(k[1:])[0] for k, v in _entries(database, b"M")}
+        for key, value in _entries(database, b"F"):
             file = IndexedFile.decode(value)
             keys[tables.get(int.from_bytes(key[1:5], "big"), "")] += file.rows - file.dead
     finally:
         database.close()
     return IndexUsage(keys, sum(file.stat().st_size for file in path.iterdir() if file.is_file()))
+
+
+def _entries(database: Rdict, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+    return takewhile(lambda entry: entry[0].startswith(kind), database.items(from_key=kind))

@@ -7,27 +7,47 @@ bytes behind a four-byte length, so that ("a", "bc") and ("ab", "c") differ.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from config.errors import UnsupportedChange
 
 
-def encode_keys(keys: pa.Table, prefix: bytes, *, ordered: bool) -> list[bytes]:
-    """Each row's columns as one byte string behind `prefix`; sorted if `ordered`, else in row order.
+def sorted_keys(keys: pa.Table, prefix: bytes) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    """Each row's columns as one byte string behind `prefix`, in ascending order, and the number of the row that each of
+    them comes from.
 
     Raises UnsupportedChange for a null in a key, or a column type that can't be a key.
     """
+    joined = _joined(keys, prefix)
+    order = _order(joined)
+    encoded: list[bytes] = joined.take(pa.array(order)).to_pylist()
+    return encoded, order
+
+
+def _joined(keys: pa.Table, prefix: bytes) -> pa.BinaryArray:
     if keys.num_rows == 0:
-        return []
+        return pa.array([], pa.binary())
     parts = [pa.scalar(prefix, pa.binary())]
     for name in keys.column_names:
         parts += _parts(name, keys.column(name).combine_chunks())
-    joined = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()))
-    if ordered:
-        joined = joined.take(pc.sort_indices(joined))
-    encoded: list[bytes] = joined.to_pylist()
-    return encoded
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()))
+
+
+def _order(encoded: pa.BinaryArray) -> npt.NDArray[np.int64]:
+    """How to sort them; texts of one length (numbers are) are compared by words of eight bytes, several times as fast
+    as one by one."""
+    lengths = pc.unique(pc.binary_length(encoded)).to_pylist()
+    if len(lengths) != 1:
+        indices: npt.NDArray[np.int64] = pc.sort_indices(encoded).to_numpy().astype(np.int64)
+        return indices
+    words = -(-lengths[0] // 8)
+    raw = np.frombuffer(encoded.buffers()[2], np.uint8)[encoded.offset * lengths[0] :][: len(encoded) * lengths[0]]
+    padded = np.zeros((len(encoded), 8 * words), np.uint8)
+    padded[:, : lengths[0]] = raw.reshape(len(encoded), lengths[0])
+    values = padded.view(">u8").astype(np.uint64)
+    return np.lexsort([values[:, n] for n in reversed(range(words))])
 
 
 def _parts(name: str, column: pa.Array) -> list[pa.Array]:

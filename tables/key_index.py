@@ -8,6 +8,7 @@ with the table first.
 
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
+    V                                  -> the version of this layout
     M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, snapshot, highest file id
     F <number:4> <file id:4>           -> rows:4, dead rows:4 (little-endian), file path
     K <number:4> <encoded key>         -> file id:4, position:4 (little-endian)
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -27,14 +28,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from rocksdict import WriteBatch
 
 from tables.index_database import IndexDatabase
-from tables.key_encoding import encode_keys
+from tables.key_encoding import sorted_keys
 
 ENCODED_AT_ONCE = 1 << 16
-"""Keys of a file that are Python objects at one time."""
+"""Keys of a new file that are Python objects at one time."""
+
+RUN_ROWS = 1 << 18
+"""Keys from which on a rebuild writes what it has read."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class PartitionIndex:
 
     def look_up(self, keys: pa.Table) -> Positions:
         """Where the rows of these keys (distinct, no nulls) lie; keys without a row are left out."""
-        encoded = self._encode(keys)
+        encoded, _ = self._sorted(keys)
         found = [value for value in self._database.get(encoded, self._generation) if value is not None]
         pairs = np.frombuffer(b"".join(found), dtype="<u4").reshape(-1, 2)
         pairs = pairs[np.isin(pairs[:, 0], np.fromiter(self.files, np.uint32, len(self.files)))]
@@ -192,7 +195,7 @@ class PartitionIndex:
         batch = WriteBatch(raw_mode=True)
         if removed is not None and removed.num_rows:
             delete = batch.delete
-            for key in self._encode(removed):
+            for key in self._sorted(removed)[0]:
                 delete(key)
         for file_id, count in replaced.items():
             file = self.files[file_id]
@@ -201,8 +204,7 @@ class PartitionIndex:
             batch.delete(self._file_key(file_id))
             del self.files[file_id]
         for rows in placed:
-            n = rows.keys.num_rows
-            self._place(batch, rows.path, n, rows.keys, np.arange(n, dtype="<u4"))
+            self._place(batch, rows)
         self._record(batch, state)
 
     def rebuild(self, files: Iterable[FileKeys], state: IndexState, keep: Collection[int] = ()) -> int:
@@ -212,14 +214,21 @@ class PartitionIndex:
             self._forget_all_but(keep)
         else:
             self.clear()
-        rows = 0
-        for file in files:
-            batch = WriteBatch(raw_mode=True)
-            self._place(batch, file.path, file.rows, file.keys, file.positions.astype("<u4"))
-            self._database.write(batch, self._generation)
-            rows += len(file.positions)
+        rows, runs = 0, []
         batch = WriteBatch(raw_mode=True)
-        self._record(batch, state)  # only now: a rebuild that is cut short isn't believed
+        for group in _groups(files):
+            numbers = [self._new_file(batch, file.path, file.rows, len(file.positions)) for file in group]
+            counts = [len(file.positions) for file in group]
+            values = _values(np.repeat(numbers, counts), np.concatenate([file.positions for file in group]))
+            encoded, order = self._sorted(pa.concat_tables([file.keys for file in group]))
+            if encoded:
+                runs.append(self._database.write_run(encoded, values[order].tobytes(), self._generation))
+            rows += len(encoded)
+        batch.put(self._key, json.dumps(self._meta(None)).encode())
+        self._database.write(batch, self._generation)
+        self._database.ingest(runs, self._generation)
+        self._record(WriteBatch(raw_mode=True), state)  # only now: a rebuild that is cut short isn't believed
+        self._database.flush()
         return rows
 
     def _forget_all_but(self, keep: Collection[int]) -> None:
@@ -244,23 +253,23 @@ class PartitionIndex:
             self._database.delete_range(kind + self._number, self._generation)
         self.files.clear()
 
-    def _place(
-        self, batch: WriteBatch, path: str, rows: int, keys: pa.Table, positions: npt.NDArray[np.uint32]
-    ) -> None:
-        file_id = self._next_file_id
-        self._next_file_id += 1
-        self._know(batch, file_id, IndexedFile(path, rows, rows - len(positions)))
-        # in order: RocksDB takes in neighbours, one after the other, ten times as fast
-        order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
-        values = np.empty((len(positions), 2), dtype="<u4")
-        values[:, 0], values[:, 1] = file_id, positions[order.to_numpy()]
-        raw = values.tobytes()
+    def _place(self, batch: WriteBatch, placed: PlacedRows) -> None:
+        count = placed.keys.num_rows
+        number = self._new_file(batch, placed.path, count, count)
+        values = _values(np.full(count, number), np.arange(count))
         put = batch.put
-        start = 0
-        for first in range(0, len(positions), ENCODED_AT_ONCE):
-            for key in self._encode(keys.take(order.slice(first, ENCODED_AT_ONCE)), ordered=False):
-                put(key, raw[start : start + 8])
-                start += 8
+        for first in range(0, count, ENCODED_AT_ONCE):
+            # in order: RocksDB takes in neighbours, one after the other, ten times as fast
+            encoded, order = self._sorted(placed.keys.slice(first, ENCODED_AT_ONCE))
+            raw = values[first : first + ENCODED_AT_ONCE][order].tobytes()
+            for at, key in enumerate(encoded):
+                put(key, raw[8 * at : 8 * at + 8])
+
+    def _new_file(self, batch: WriteBatch, path: str, rows: int, alive: int) -> int:
+        number = self._next_file_id
+        self._next_file_id += 1
+        self._know(batch, number, IndexedFile(path, rows, rows - alive))
+        return number
 
     def _know(self, batch: WriteBatch, file_id: int, file: IndexedFile) -> None:
         self.files[file_id] = file
@@ -284,5 +293,24 @@ class PartitionIndex:
             "file_id": self._next_file_id - 1,
         }
 
-    def _encode(self, keys: pa.Table, *, ordered: bool = True) -> list[bytes]:
-        return encode_keys(keys, b"K" + self._number, ordered=ordered)
+    def _sorted(self, keys: pa.Table) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+        return sorted_keys(keys, b"K" + self._number)
+
+
+def _values(file_ids: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    """The values of K entries, one in a row."""
+    return np.stack([np.asarray(file_ids, "<u4"), np.asarray(rows, "<u4")], axis=1)
+
+
+def _groups(files: Iterable[FileKeys]) -> Iterator[list[FileKeys]]:
+    """So many files at a time that they fill a run."""
+    group: list[FileKeys] = []
+    rows = 0
+    for file in files:
+        group.append(file)
+        rows += len(file.positions)
+        if rows >= RUN_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group

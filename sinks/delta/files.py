@@ -90,23 +90,27 @@ class LakeFiles:
         self._vectors.move_to_end(vector.id)
         return self._vectors[vector.id][0]
 
+    def open(self, file: DataFile) -> pq.ParquetFile:
+        """A data file to be read. Callable from any thread."""
+        return self._folder.parquet(file.location, file.size)
+
     def live_rows(
-        self, file: DataFile, gone: BitMap, schema: pa.Schema, names: Sequence[str]
+        self, file: DataFile, parquet: pq.ParquetFile, schema: pa.Schema, names: Sequence[str]
     ) -> tuple[pa.Table, npt.NDArray[np.uint32], int]:
-        """Some columns of a data file's rows that aren't `gone`, the positions of these, and how many rows the file has
-        in all. Callable from any thread.
+        """Some columns of the live rows of a data file that is open, the positions of these, and how many rows the file
+        has in all.
 
         Columns that the file lacks are null. Brought into shape before rows are taken: texts of delta-rs' files come as
         views, of which Arrow can't take some.
         """
-        parquet = self._folder.parquet(file.location, file.size)
         there = set(parquet.schema_arrow.names)
         inner = [name for name in names if name not in file.partition]
-        found = parquet.read(columns=[name for name in inner if name in there])
+        # without threads, each of which would keep memory for itself
+        found = parquet.read(columns=[name for name in inner if name in there], use_threads=False)
         count = parquet.metadata.num_rows
         rows = _whole(found, file.partition, schema, names, count)
         alive = np.ones(count, dtype=np.bool_)
-        alive[positions(gone)] = False
+        alive[positions(self.gone(file))] = False
         live = np.flatnonzero(alive).astype(np.uint32)
         return rows.take(pa.array(live)) if len(live) < count else rows, live, count
 

@@ -14,6 +14,7 @@ from sinks.at_once import at_once
 from sinks.delta.actions import DataFile, Snapshot
 from sinks.delta.files import LakeFiles
 from sinks.delta.upsert import Delta
+from sinks.merged_rows import merged
 from sinks.tiers import Candidate, Chosen
 from tables.index_database import IndexDamaged
 from tables.key_index import PlacedRows
@@ -25,18 +26,16 @@ def rewrite(step: Chosen[DataFile], table: Snapshot, files: LakeFiles, key: Sequ
     Raises IndexDamaged if a file has more or fewer live rows than the index counted.
     """
     delta = Delta()
-    schema = table.columns
     try:
         for tp, candidates in step:
-            rows = _live_rows(candidates, files, schema)
-            if rows.num_rows:
-                order = [(name, "ascending") for name in key if name in rows.column_names]
-                staged = files.data_file(
-                    tp, rows.sort_by(order) if order else rows, candidates[0].live.partition, schema
-                )
+            names = [name for name in table.columns.names if name not in candidates[0].live.partition]
+            rows = merged(_live_rows(candidates, files, table.columns, names), [name for name in key if name in names])
+            if rows is not None:
+                staged = files.data_file(tp, rows, candidates[0].live.partition, table.columns)
                 delta.written.append(staged.file.location)
                 delta.added.append(staged.file)
                 delta.placed[tp].append(PlacedRows(staged.file.path, staged.rows.select(list(key))))
+            del rows  # before the next group is read
             delta.removed += [candidate.live for candidate in candidates]
             delta.dropped[tp] += [candidate.file_id for candidate in candidates]
     except BaseException:
@@ -45,17 +44,20 @@ def rewrite(step: Chosen[DataFile], table: Snapshot, files: LakeFiles, key: Sequ
     return delta
 
 
-def _live_rows(candidates: Sequence[Candidate[DataFile]], files: LakeFiles, schema: pa.Schema) -> pa.Table:
-    """The live rows of files of one partition of the table, without its columns."""
-    names = [name for name in schema.names if name not in candidates[0].live.partition]
-    gone = [files.gone(candidate.live) for candidate in candidates]
-    read = at_once(
-        lambda pair: files.live_rows(pair[0].live, pair[1], schema, names), zip(candidates, gone, strict=True)
-    )
-    for candidate, (rows, _, count) in zip(candidates, read, strict=True):
+def _live_rows(
+    candidates: Sequence[Candidate[DataFile]], files: LakeFiles, schema: pa.Schema, names: Sequence[str]
+) -> list[pa.Table]:
+    """These columns of the live rows of each file that has some."""
+    found = []
+    opened = at_once(lambda candidate: files.open(candidate.live), candidates)
+    # one after the other: decoding takes several times the memory of what comes out
+    for candidate, parquet in zip(candidates, opened, strict=True):
+        rows, _, count = files.live_rows(candidate.live, parquet, schema, names)
         expected = candidate.indexed.rows - candidate.indexed.dead
         if rows.num_rows != expected or count != candidate.indexed.rows:
             raise IndexDamaged(
                 f"{candidate.live.path} has {rows.num_rows} live rows, but the key index counted {expected}"
             )
-    return pa.concat_tables([rows for rows, _, _ in read])
+        if rows.num_rows:
+            found.append(rows)
+    return found

@@ -193,8 +193,8 @@ class Upserts:
         schema = table.columns
         for file in files:
             names = [*key, CDC_TOPIC, CDC_PARTITION] if file.owner is None else [*key]
-            gone = self._files.gone(file)
-            rows, live, count = self._files.live_rows(file, gone, schema, list(dict.fromkeys(names)))
+            parquet = self._files.open(file)
+            rows, live, count = self._files.live_rows(file, parquet, schema, list(dict.fromkeys(names)))
             positions: npt.NDArray[np.uint32] = live
             if file.owner is None:
                 mask = rows_of_partition(rows, tp, file.path)

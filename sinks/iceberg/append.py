@@ -12,7 +12,7 @@ from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.state import SinkState
 from sinks.iceberg.tidy import Step, Tidied, due, stage
-from sinks.tiers import Patience
+from sinks.tiers import Compaction, Patience
 from sources.changes import CDC_OFFSET, CDC_PARTITION, CDC_TOPIC, TopicPartition
 
 log = structlog.get_logger("lakeward.iceberg")
@@ -35,9 +35,9 @@ class Appends:
             self._live.begin_at(table.metadata, state.offsets)
         return self._seen(partitions) != before
 
-    def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:
+    def due(self, partitions: Collection[TopicPartition], when: Patience | Compaction) -> Step | None:
         """What there is to tidy in the files of these partitions."""
-        return due(self._live, patience, {tp: self._live.indexed(tp, {}) for tp in partitions})
+        return due(self._live, when, {tp: self._live.indexed(tp, {}) for tp in partitions})
 
     def rewrite(self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition]) -> Tidied:
         """Write the files of a tidying step, rows in Kafka's order."""

@@ -9,6 +9,8 @@ beside the table's metadata, written before the commit; the commit names that li
 names the one before it. Nothing is kept in memory only: a crash leaves either a list that no table names (its files
 are still in use), or one that the next run takes up.
 
+With the user's `maintenance` on, its interval takes the place of the groups, and snapshots younger than its age stay.
+
 A list's files are removed once readers had their time (`GRACE_SECONDS` after the commit), and only if every snapshot
 that the table still has descends from one that the commit kept: a tag, another branch or a snapshot that was rolled
 back may need them, and holds them until it is gone. The kept ones are dropped in their turn, so a list also tells
@@ -18,11 +20,13 @@ whether it *continues* the one before: whether what it kept descends from what t
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from time import monotonic
 from uuid import uuid4
 
 import structlog
@@ -80,6 +84,7 @@ class History:
         self._maintenance = maintenance
         self._pending: list[Retired] = []
         self._head: str | None = None
+        self._last: tuple[str | None, float] | None = None
 
     # -- in a commit
 
@@ -90,7 +95,7 @@ class History:
         dropped = main[len(kept) :]
         held = _held(metadata, main)
         ids = [s.snapshot_id for s in dropped if s.snapshot_id not in held]
-        if len(ids) < GROUP:
+        if not self._is_time(metadata, len(ids)):
             return Expiry()
         root = kept[-1]
         known = {s.snapshot_id for s in main} | held
@@ -113,6 +118,17 @@ class History:
             stream.write(json.dumps(content).encode())
         updates = (RemoveSnapshotsUpdate(snapshot_ids=ids),)  # type: ignore[call-arg]  # pydantic takes field names
         return Expiry(updates, {self._property: path}, (path,))
+
+    def _is_time(self, metadata: TableMetadata, count: int) -> bool:
+        """Whether to drop so many snapshots now: a group, or with `maintenance` what there is at each interval."""
+        if not self._maintenance.enabled:
+            return count >= GROUP
+        head, now = metadata.properties.get(self._property), monotonic()
+        if self._last is None:
+            self._last = head, -math.inf
+        if head != self._last[0]:  # an expiry landed, of this worker or another one
+            self._last = head, now
+        return count > 0 and now - self._last[1] >= self._maintenance.expire_snapshots_interval_seconds
 
     def _kept(self, metadata: TableMetadata, main: list[Snapshot]) -> int:
         """How many of the newest snapshots stay: down to one of ours, so that each of them says our offsets."""

@@ -17,10 +17,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import (
-    NoSuchNamespaceError,
-    NoSuchTableError,
-)
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
@@ -33,19 +30,15 @@ from sinks.iceberg import commit
 from sinks.iceberg.append import Appends
 from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
 from sinks.iceberg.commit import FileChange
+from sinks.iceberg.compaction import Compactor
 from sinks.iceberg.creation import create_table
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.manifests import FilesGone
-from sinks.iceberg.schema import (
-    check_fits,
-    check_key,
-    source_columns,
-    stored_type,
-)
+from sinks.iceberg.schema import check_fits, check_key, source_columns, stored_type
 from sinks.iceberg.state import SinkState, tidied_key
-from sinks.iceberg.tidy import Tidied
+from sinks.iceberg.tidy import Step, Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sinks.tiers import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience
@@ -96,7 +89,8 @@ class IcebergSink(Sink):
         self._table_uuid: str | None = None
         self._seen: dict[TopicPartition, int] = {}
         self._history = History(target, config.maintenance)
-        self._live = LiveFiles(target, None if index else LARGEST_SMALL_BYTES)
+        self._compactor = Compactor(config.maintenance)
+        self._live = LiveFiles(target, None if index or config.maintenance.enabled else LARGEST_SMALL_BYTES)
         self._upserts = Upserts(index, self._live) if index else None
         self._files: Upserts | Appends = self._upserts or Appends(self._live)
         self._manifests: dict[str, frozenset[str]] = {}
@@ -243,7 +237,7 @@ class IcebergSink(Sink):
 
     def _tidy_files(self, patience: Patience) -> None:
         """One step of tidying the files of the partitions that were written last, if one is due."""
-        if self._live.known and self._files.due(self._written, patience) is None:
+        if self._live.known and self._due(patience) is None:
             return
         started = time.monotonic()
         tidied: Tidied | None = None
@@ -254,7 +248,7 @@ class IcebergSink(Sink):
             state = self._state(table)
             if self._files.catch_up(table, state, self._written) and tidied is not None:
                 break  # somebody else changed these files
-            step = self._files.due(self._written, patience)
+            step = self._due(patience)
             if step is None:
                 break
             if tidied is None:
@@ -268,6 +262,10 @@ class IcebergSink(Sink):
                 return
         if tidied is not None and staging is not None:
             staging.discard(tidied.files)
+
+    def _due(self, patience: Patience) -> Step | None:
+        step = self._files.due(self._written, patience)
+        return self._compactor.due(self._files, self._written) if step is None and patience is CALM else step
 
     def _publish_tidied(self, table: Table, state: SinkState, tidied: Tidied) -> bool:
         """Commit a tidying step; False if another commit came first."""

@@ -17,6 +17,7 @@ from sinks.at_once import at_once
 from sinks.base import Target
 from sinks.iceberg import history, tidy
 from sinks.iceberg.catalog import connect, sorted_errors
+from sinks.iceberg.compaction import as_asked
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.state import SinkState, lineage, retired_key
@@ -69,7 +70,7 @@ def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus 
         ),
         len(metadata.snapshots),
         sum(sizes) + sum(manifest.manifest_length for manifest in manifests),
-        (*foreign, *_upkeep(live, known), *_history(table, lists)),
+        (*foreign, *_upkeep(live, known), *_maintenance(config, live, known), *_history(table, lists)),
         Deletes(len(deletes), sum(file.rows for file in deletes), sum(file.size for file in deletes)),
         len(manifests),
         sum(len(retired.files) for retired in lists),
@@ -99,6 +100,16 @@ def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tiers.Files]) -> Ite
     if waiting:
         what, count = waiting.most_common(1)[0]
         yield Upkeep(f"merge {what}", f"once {tiers.FAN_IN} of one size are there; {count} small ones so far")
+
+
+def _maintenance(
+    config: IcebergConfig, live: LiveFiles, known: Mapping[TopicPartition, tiers.Files]
+) -> Iterator[Upkeep]:
+    step = tidy.due(live, as_asked(config.maintenance), known) if config.maintenance.enabled else None
+    if step is not None:
+        files = sum(len(candidates) for _, candidates in step.data)
+        seconds = config.maintenance.compaction_interval_seconds
+        yield Upkeep(f"compact {files} data files", f"when the worker looks, every {seconds:g} s")
 
 
 def _delete_files(tp: TopicPartition, live: LiveFiles) -> list[str]:

@@ -30,5 +30,5 @@ def columns_by_id(parquet: pq.ParquetFile, names: Mapping[int, str]) -> pa.Table
         for field in parquet.schema_arrow
     }
     there = {ids[field_id]: name for field_id, name in names.items() if field_id in ids}
-    # to Arrow "a" also means a column that is named "a.b"
-    return parquet.read(columns=list(there)).select(list(there)).rename_columns(there)
+    # without threads, each of which would keep memory for itself; to Arrow "a" also means a column named "a.b"
+    return parquet.read(columns=list(there), use_threads=False).select(list(there)).rename_columns(there)

@@ -6,6 +6,9 @@ one of the next size, up to a target, which writes a row a few times in its life
 many dead rows are written anew without them, and delete files are merged in tiers, too, without the positions that name
 files which are gone.
 
+With the user's `maintenance` on, what is left of a table partition's files is compacted from time to time up to so many
+rows, which makes larger files.
+
 Which rows of a file are alive is read from the table's delete files, and must agree with what the key index of an
 upsert table counted: if it doesn't, nothing is rewritten and the index is built anew.
 """
@@ -17,9 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile
-from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from sinks import tiers
@@ -29,8 +30,9 @@ from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import alive_rows, deleted_positions
 from sinks.iceberg.store import columns_by_id, open_parquet
+from sinks.merged_rows import merged
 from sinks.owners import owner_id, owner_of
-from sinks.tiers import Candidate, Chosen, Files, Patience, tier, worth_rewriting
+from sinks.tiers import Candidate, Chosen, Compaction, Files, Patience, tier, worth_rewriting
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import PlacedRows
@@ -63,16 +65,16 @@ class Tidied:
         return set(self.dropped)
 
 
-def due(live: LiveFiles, patience: Patience, known: Mapping[TopicPartition, Files]) -> Step | None:
+def due(live: LiveFiles, when: Patience | Compaction, known: Mapping[TopicPartition, Files]) -> Step | None:
     """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
-    data = worth_rewriting(live.data, patience, known)
+    data = worth_rewriting(live.data, when, known)
     dead: dict[tuple[int, str], int] = defaultdict(int)
     for tp, indexed in known.items():
         for file in indexed.values():
             found = live.data.get(file.path)
             if found is not None and owner_of(file.path) == owner_id(tp):
                 dead[found.group] += file.dead
-    deletes = list(_chosen_deletes(live, known, dead, patience))
+    deletes = [] if isinstance(when, Compaction) else list(_chosen_deletes(live, known, dead, when))
     return Step(data, deletes) if data or deletes else None
 
 
@@ -121,7 +123,7 @@ def stage(
     io = table.io
     tidied = Tidied()
     for tp, candidates in step.data:
-        rows = _merged(_live_rows(table, live, candidates, counted=counted), order)
+        rows = merged(_live_rows(table, live, candidates, counted=counted), order)
         for staged in staging.data_files(tp, rows) if rows else ():
             tidied.files.append(staged.file)
             tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(order))))
@@ -138,19 +140,11 @@ def stage(
     return tidied
 
 
-def _merged(tables: list[pa.Table], order: tuple[str, ...]) -> pa.Table | None:
-    """The rows of all of them, sorted. Empties the list: the sorted copy takes its memory."""
-    if not tables:
-        return None
-    rows = pa.concat_tables(tables, promote_options="permissive")
-    tables.clear()
-    return rows.sort_by([(name, "ascending") for name in order])
-
-
 def _live_rows(
     table: Table, live: LiveFiles, candidates: Sequence[Candidate[LiveFile]], *, counted: bool
 ) -> list[pa.Table]:
-    """The live rows of each file of one group that has some."""
+    """The live rows of each file of one group that has some, under the table's column names of today; columns that are
+    gone are left out."""
     group = {c.live.path: c for c in candidates}
     deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
     look = any(c.indexed.dead for c in candidates) or not counted
@@ -163,13 +157,10 @@ def _live_rows(
             raise IndexDamaged(f"{path} has {found} live rows, but the key index counted {expected}")
         if found:
             masks[path] = pa.array(alive)
-    return at_once(lambda path: _read_rows(table.io, path, table.schema()).filter(masks[path]), masks)
-
-
-def _read_rows(io: FileIO, path: str, schema: Schema) -> pa.Table:
-    """A data file's rows under the table's names of today; columns that are gone are left out."""
-    with open_parquet(io, path) as parquet:
-        return columns_by_id(parquet, {field.field_id: field.name for field in schema.fields})
+    names = {field.field_id: field.name for field in table.schema().fields}
+    files = at_once(lambda path: open_parquet(table.io, path), masks)
+    # one after the other: decoding takes several times the memory of what comes out
+    return [columns_by_id(file, names).filter(masks[path]) for path, file in zip(masks, files, strict=True)]
 
 
 def _still_there(

@@ -23,7 +23,7 @@ from sinks.iceberg.state import SinkState
 from sinks.iceberg.tidy import Step, Tidied, due, stage
 from sinks.index_upkeep import FLUSH_EVERY
 from sinks.reduce import reduce
-from sinks.tiers import Patience
+from sinks.tiers import Compaction, Patience
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
@@ -122,11 +122,9 @@ class Upserts:
             delete_files.append(staging.position_deletes(owner, deleted, place.spec_id, place.partition))
         return RowDelta(parts, delete_files, key)
 
-    def due(self, partitions: Collection[TopicPartition], patience: Patience) -> Step | None:
+    def due(self, partitions: Collection[TopicPartition], when: Patience | Compaction) -> Step | None:
         """What there is to tidy in the files of these partitions."""
-        return due(
-            self._live, patience, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions}
-        )
+        return due(self._live, when, {tp: self._partitions[tp].files for tp in partitions if tp in self._partitions})
 
     def rewrite(self, step: Step, staging: Staging, table: Table, partitions: Collection[TopicPartition]) -> Tidied:
         """Write the files of a tidying step."""

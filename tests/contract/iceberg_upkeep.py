@@ -1,4 +1,4 @@
-"""What tests of the upkeep of Iceberg tables share: changes that give it work, its limits made small, and kills."""
+"""What tests of the upkeep of Iceberg tables share: changes that give it work, its limits made small."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import kills
 import numpy as np
 import pyarrow as pa
 import pytest
 from contract_base import TP0
 from iceberg_harness import IcebergHarness
-from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
 from sinks import tiers
@@ -26,7 +22,6 @@ from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import Expiry
 from sinks.iceberg.sink import IcebergSink
-from sources.changes import ChangeBatch
 
 
 @contextmanager
@@ -86,23 +81,6 @@ def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iter
         yield happened
     finally:
         sink._publish_tidied = publish  # type: ignore[method-assign]  # as above
-
-
-def tidied_under_kills(
-    folder: Path,
-    make: Callable[[Path], IcebergHarness],
-    begin: Callable[[Sink], None],
-    before: list[ChangeBatch],
-    after: list[ChangeBatch],
-) -> int:
-    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are."""
-    places = [
-        (PyArrowFileIO, "new_output"),
-        (PyArrowFileIO, "delete"),
-        (SqlCatalog, "commit_table"),
-        (RestCatalog, "commit_table"),
-    ]
-    return kills.tidied_under_kills(places, folder, make, begin, before, after)
 
 
 def delete_by_position(harness: IcebergHarness, key: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ from contract_events import (
     order,
 )
 from delta_harness import DeltaHarness, vector_harness
+from delta_kills import written_under_kills
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
-from kills import Killed, killed_at, tidied_under_kills
 from structlog.testing import capture_logs
 
 from config.errors import ConfigurationError, PipelineStopped, Unavailable, UnsupportedChange
-from sinks.base import Sink
 from sinks.delta.clean import Cleaner
 from sinks.delta.folder import Folder
 from sinks.delta.log import TableLog
@@ -38,13 +38,6 @@ from sources.changes import TableSchema
 pytestmark = pytest.mark.usefixtures("small_tiers")
 
 NO_GRACE = {"delta.deletedFileRetentionDuration": "interval 0 seconds"}
-PLACES = [
-    (Folder, "put"),
-    (Folder, "put_new"),
-    (Folder, "delete"),
-    (DeltaTable, "create_checkpoint"),
-    (DeltaTable, "cleanup_metadata"),
-]
 
 
 @contextmanager
@@ -652,50 +645,29 @@ def test_files_of_others_are_left_to_them(tmp_path: Path) -> None:
 # -- kills
 
 
-def test_killed_at_each_step_of_a_write(tmp_path: Path) -> None:
-    """All or nothing of it is in the table, the next worker goes on, and what the dead one left behind is removed."""
-    before, part, after = (
-        updates(6),
-        changes([order("u", 4, "killed"), order("d", 6)], 99),
-        updates(8, seed=2, start=101),
+def nothing_left_behind(harness: DeltaHarness) -> None:
+    """What a dead worker wrote without committing it, and what was replaced, is gone after a commit and a tidying."""
+    assert on_disk(harness) == needed(harness)
+
+
+def test_killed_at_each_change_of_a_write(tmp_path: Path) -> None:
+    before = updates(6)
+    part = changes([order("u", 4, "killed"), order("d", 6), order("u", 990)], before[-1].next)
+    after = [*updates(8, seed=2, start=part.next)]
+    after += [inserts(after[-1].next, 1)]
+    steps = written_under_kills(
+        tmp_path, partial(vector_harness, table_properties=NO_GRACE), before, part, after, nothing_left_behind
     )
-    before = [*before, changes([], before[-1].next, end=99)]
-    step, survived = 0, False
-    while not survived:
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        harness = vector_harness(folder, table_properties=NO_GRACE)
-        with closing(opened(harness)) as sink:
-            for each in before:
-                sink.write(batch(each) if each.rows.num_rows else empty_batch(each.first, each.next))
-            with killed_at(step, PLACES) as steps:
-                try:
-                    sink.write(batch(part))
-                    survived = True
-                except Killed:
-                    pass
-        landed = committed(harness)[TP0] == 101
-        assert harness.rows() == folded(*before, *([part] if landed else []))
-        with closing(opened(harness)) as sink:
-            commit(sink, part, *after)
-            sink.write(batch(inserts(after[-1].next, 1)))
-            sink.tidy()
-        assert harness.rows() == folded(*before, part, *after, inserts(after[-1].next, 1))
-        assert on_disk(harness) == needed(harness)
-        step += 1
-    assert len(steps) == 3  # a data file, a file of vectors, the commit
+    assert steps == 3  # a data file, a file of vectors, the commit
 
 
-def test_killed_at_each_step_of_tidying_checkpointing_and_cleaning(tmp_path: Path) -> None:
-    before, after = updates(17), updates(12, seed=2, start=updates(17)[-1].next)
-
-    def begin(sink: Sink) -> None:
-        for part in before:
-            sink.write(batch(part))
-
+def test_killed_at_each_change_of_tidying_checkpointing_and_cleaning(tmp_path: Path) -> None:
+    before = updates(17)
+    after = [*updates(12, seed=2, start=before[-1].next)]
+    after += [inserts(after[-1].next, 1)]
     properties = {**NO_GRACE, "delta.checkpointInterval": "3"}
-    steps = tidied_under_kills(
-        PLACES, tmp_path, lambda folder: vector_harness(folder, table_properties=properties), begin, before, after
+    steps = written_under_kills(
+        tmp_path, partial(vector_harness, table_properties=properties), before, None, after, nothing_left_behind
     )
     assert steps >= 5
 

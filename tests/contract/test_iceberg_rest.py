@@ -13,14 +13,14 @@ from contract_checks import CHECKS, checks_for
 from contract_events import batch, canonical, changes, folded, order
 from contract_harness import target
 from iceberg_harness import NAME, IcebergHarness
-from iceberg_upkeep import counts, needed, present, small_sizes, tidied_under_kills
+from iceberg_kills import tidied_under_kills
+from iceberg_upkeep import counts, needed, present, small_sizes
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
-from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
 from stack.manager import Endpoint
 from stack.readers import Store, connect_duckdb
@@ -118,15 +118,9 @@ def test_upsert_tables_are_tidied_in_the_object_store(
 
 def test_killed_while_tidying_in_the_object_store(tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> None:
     parts = updates(8)
-
-    def begin(sink: Sink) -> None:
-        for part in parts[:6]:
-            sink.write(batch(part))
-
-    with small_sizes():
-        steps = tidied_under_kills(
-            tmp_path, lambda folder: RestHarness("upsert", folder, rest_catalog, s3), begin, parts[:6], parts[6:]
-        )
+    steps = tidied_under_kills(
+        tmp_path, lambda folder: RestHarness("upsert", folder, rest_catalog, s3), [], parts[:6], parts[6:]
+    )
     assert steps > 4
 
 

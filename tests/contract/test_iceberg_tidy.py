@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from iceberg_harness import IcebergHarness, around_next_catalog_commit
+from iceberg_kills import tidied_under_kills
 from iceberg_upkeep import (
     between_rewrite_and_commit,
     counts,
@@ -24,13 +25,11 @@ from iceberg_upkeep import (
     on_disk,
     present,
     small_sizes,
-    tidied_under_kills,
 )
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table.snapshots import Operation
 
 from config.errors import DestinationChanged, Unavailable
-from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
 from sinks.iceberg.state import SinkState, lineage
 from sources.changes import TopicPartition
@@ -155,12 +154,7 @@ def test_an_answer_that_was_lost_is_looked_up(tmp_path: Path) -> None:
 
 def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
     parts = updates(60)
-
-    def begin(sink: Sink) -> None:
-        commit(sink, *parts[:23])
-        sink.write(batch(parts[23]))
-
-    steps = tidied_under_kills(tmp_path, make, begin, parts[:24], parts[24:])
+    steps = tidied_under_kills(tmp_path, make, parts[:23], parts[23:24], parts[24:])
     assert steps > 8  # data file, delete file, manifests, list, catalog, removals
 
 

@@ -257,8 +257,6 @@ def test_what_is_not_built_yet_is_refused_by_name() -> None:
     assert "webhook" not in BUILT_SINKS
     with pytest.raises(ConfigurationError, match=r"sinks\[1\] \(hook\): sink_type webhook isn't built yet"):
         check_supported(pipeline(iceberg(), hook))
-    with pytest.raises(ConfigurationError, match=r"iceberg.maintenance isn't built yet"):
-        check_supported(pipeline(iceberg(maintenance={"enabled": True})))
 
 
 def test_models_are_frozen() -> None:

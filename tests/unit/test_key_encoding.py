@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import UnsupportedChange
-from tables.key_encoding import encode_keys
+from tables.key_encoding import sorted_keys
 
 VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.int16(), st.integers(-(2**15), 2**15 - 1)),
@@ -44,9 +44,15 @@ def key_tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns, names=[f"k{n}" for n in range(len(columns))])
 
 
+def encode_keys(keys: pa.Table, prefix: bytes) -> list[bytes]:
+    """In row order."""
+    found, order = sorted_keys(keys, prefix)
+    return [key for _, key in sorted(zip(order.tolist(), found, strict=True))]
+
+
 @given(key_tables(), st.binary(max_size=5))
 def test_rows_have_equal_bytes_exactly_when_their_keys_are_equal(keys: pa.Table, prefix: bytes) -> None:
-    encoded = encode_keys(keys, prefix, ordered=False)
+    encoded = encode_keys(keys, prefix)
     rows = [tuple(row.values()) for row in keys.to_pylist()]
     assert len(encoded) == len(rows)
     assert all(key.startswith(prefix) for key in encoded)
@@ -58,30 +64,34 @@ def test_rows_have_equal_bytes_exactly_when_their_keys_are_equal(keys: pa.Table,
 
 
 @given(key_tables())
-def test_ordered_keys_are_the_same_keys_in_byte_order(keys: pa.Table) -> None:
-    assert encode_keys(keys, b"p", ordered=True) == sorted(encode_keys(keys, b"p", ordered=False))
+def test_keys_are_in_byte_order_and_know_their_rows(keys: pa.Table) -> None:
+    found, order = sorted_keys(keys, b"p")
+    assert found == sorted(found)
+    assert sorted(order.tolist()) == list(range(keys.num_rows))
+    for row, key in zip(order.tolist(), found, strict=True):
+        assert sorted_keys(keys.slice(row, 1), b"p")[0] == [key]
 
 
 @given(key_tables(), st.integers(0, 11))
 def test_a_slice_encodes_as_its_rows_do_in_the_whole(keys: pa.Table, start: int) -> None:
-    whole = encode_keys(keys, b"", ordered=False)
-    assert encode_keys(keys.slice(start), b"", ordered=False) == whole[start:]
+    whole = encode_keys(keys, b"")
+    assert encode_keys(keys.slice(start), b"") == whole[start:]
 
 
 def test_texts_do_not_flow_into_each_other() -> None:
     keys = pa.table({"a": ["a", "ab", "", "abc"], "b": ["bc", "c", "abc", ""]})
-    assert len(set(encode_keys(keys, b"", ordered=False))) == 4
+    assert len(set(encode_keys(keys, b""))) == 4
 
 
 def test_null_in_a_key_stops_and_names_the_column() -> None:
     with pytest.raises(UnsupportedChange, match="key column b holds a null"):
-        encode_keys(pa.table({"a": [1, 2], "b": ["x", None]}), b"", ordered=False)
+        encode_keys(pa.table({"a": [1, 2], "b": ["x", None]}), b"")
 
 
 @pytest.mark.parametrize("column", [pa.array([[1]]), pa.array([{"x": 1}]), pa.array(["a"]).dictionary_encode()])
 def test_column_that_cannot_be_a_key_stops_and_names_the_way_out(column: pa.Array) -> None:
     with pytest.raises(UnsupportedChange, match=r"key column tags is .*append"):
-        encode_keys(pa.table({"tags": column}), b"", ordered=False)
+        encode_keys(pa.table({"tags": column}), b"")
 
 
 def test_temporal_keys_keep_their_precision() -> None:
@@ -94,4 +104,4 @@ def test_temporal_keys_keep_their_precision() -> None:
         }
     )
     for name in keys.column_names:
-        assert len(set(encode_keys(keys.select([name]), b"", ordered=False))) == 3
+        assert len(set(encode_keys(keys.select([name]), b""))) == 3

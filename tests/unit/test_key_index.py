@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tables.index_database import FORMAT_KEY
 from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
 
 
@@ -202,6 +203,18 @@ def test_damaged_database_is_made_anew_or_says_so(name: str, tmp_path: Path) -> 
         assert part.state is None
         apply(part, [("b.parquet", keys(1))], None, 1, 1)
         assert found(part, 1, 2) == {1: ("b.parquet", 0)}
+
+
+def test_entries_of_another_format_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    with opened(path) as index:
+        apply(index.partition("t", "orders", 0), [("a.parquet", keys(1))], None, 3, 7)
+        index._database._db.put(FORMAT_KEY, b"1")
+    for _ in range(2):
+        with opened(path) as index:
+            part = index.partition("t", "orders", 0)
+            assert part.state is None
+            assert not part.files
 
 
 def test_index_is_shared_within_a_process_until_its_last_user_lets_go(tmp_path: Path) -> None:
