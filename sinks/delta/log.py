@@ -13,6 +13,7 @@ our own commit (its `txnId`), only the store's answer had been lost.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ _CLASSIC = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet$"
 _KINDS = ("protocol", "metaData", "txn", "add", "remove")
 _REBASES = 100
 """Commits of others that one of ours may be put behind, before it begins anew."""
+LOOK_SECONDS = 600.0
+"""A commit lands on a version that was looked at no longer ago: the log of a writer that slept may have been cleaned up
+meanwhile, and to put a version that is long gone would succeed."""
 _ROWS = 4096
 """Actions of a checkpoint that are Python objects at one time."""
 
@@ -76,11 +80,13 @@ class TableLog:
         self._ours = f"lakeward/{target.pipeline_id}/{target.sink_id}/"
         self._snapshot: Snapshot | None = None
         self._newest = ("", "")
+        self._looked_at = 0.0
         self._checked: tuple[object, object] | None = None
 
     def look(self) -> Snapshot | None:
         """The table as it is now, None if there is none. The same object each time, brought to the newest version."""
         path, tag = self._newest
+        self._looked_at = time.time()
         if self._snapshot is None or self._folder.tag(path) != tag:
             try:
                 self._snapshot = self._load()
@@ -107,6 +113,8 @@ class TableLog:
         """
         snapshot = self._snapshot
         assert snapshot is not None
+        if time.time() - self._looked_at > LOOK_SECONDS:
+            raise CommitFailedError(f"{self._name} was looked at too long ago")
         info = commit_info(operation)
         whole = [info, *actions]
         content = _lines(whole)

@@ -94,15 +94,14 @@ def _vector_upkeep(config: DeltaConfig, table: Snapshot, target: Target) -> Iter
     if step:
         yield Planned(f"rewrite {sum(len(files) for _, files in step)} data files", "after the next commit")
     else:
-        small = Counter(
-            (tp, table.files[file.path].group)
-            for tp, files in owned.items()
-            for file in files.values()
-            if table.files[file.path].size <= tiers.LARGEST_SMALL_BYTES
-        )
-        most = max(small.values(), default=0)
-        when = f"once {tiers.FAN_IN} of one size are there; {most} so far"
-        yield Planned("merge data files of a Kafka partition", when)
+        small: Counter[str] = Counter()
+        for tp, files in owned.items():
+            for known in files.values():
+                if (file := table.files[known.path]).size <= tiers.LARGEST_SMALL_BYTES:
+                    where = ", ".join(f"{name}={value}" for name, value in file.partition.items())
+                    small[f"data files of {tp.topic}/{tp.partition}{f' of {where}' * bool(where)}"] += 1
+        for what, count in small.most_common(1):
+            yield Planned(f"merge {what}", f"once {tiers.FAN_IN} of one size are there; {count} small ones so far")
     foreign = sum(file.owner is None for file in table.files.values())
     if foreign:
         yield Planned(f"leave {foreign} data files of other writers as they are", "always")

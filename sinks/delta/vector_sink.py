@@ -153,10 +153,9 @@ class VectorSink(DeltaSink):
         columns = pa.schema([*table.columns, *(field.with_nullable(True) for field in missing)])
         wanted = dict(table.properties)
         if wanted.get(VECTORS_PROPERTY) != "true":
-            retention = table.properties.get(RETENTION_PROPERTY)
-            kept = {} if retention == commit.DEFAULTS[RETENTION_PROPERTY] else {RETENTION_PROPERTY: retention}
-            wanted |= {VECTORS_PROPERTY: "true", RETENTION_PROPERTY: DEFAULTS[RETENTION_PROPERTY]}
-            wanted |= {name: value for name, value in kept.items() if value is not None}
+            wanted[VECTORS_PROPERTY] = "true"
+            if wanted.get(RETENTION_PROPERTY) == commit.DEFAULTS[RETENTION_PROPERTY]:  # that of merges, not the user's
+                wanted[RETENTION_PROPERTY] = DEFAULTS[RETENTION_PROPERTY]
         if key is not None:
             wanted.setdefault(KEY_PROPERTY, json.dumps(key))
         if not missing and wanted == table.properties and fits(table.protocol, columns):
@@ -166,10 +165,11 @@ class VectorSink(DeltaSink):
             metadata["schemaString"] = Schema.from_arrow(columns).to_json()
         actions: list[Action] = [{"metaData": metadata}]
         if not fits(table.protocol, columns):
-            actions.insert(0, {"protocol": protocol_for(columns, table.protocol)})
-            log.info("delta.protocol_raised", table=self._uri, features=actions[0]["protocol"]["readerFeatures"])
+            actions.append({"protocol": protocol_for(columns, table.protocol)})
         operation = "ADD COLUMN" if missing else "SET TBLPROPERTIES"
-        self._commit(partial(self._put, operation, actions, ALONE))
+        if self._commit(partial(self._put, operation, actions, ALONE)):
+            log.info("delta.table_changed", table=self._uri, added=[field.name for field in missing],
+                     reader_features=table.protocol["readerFeatures"])  # fmt: skip
         return True
 
     def _attempt(self, state: TableState, todo: Batch, plan: Evolution) -> bool:

@@ -1,4 +1,4 @@
-"""Kafka and the registry, and a load on a topic of its own with the files of a pipeline that writes it four ways."""
+"""Kafka and the registry, and a load on a topic of its own with the files of a pipeline that writes it five ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill -9` under load, again and again, in the middle of commits: nothing lost or doubled in all four tables."""
+"""`kill -9` under load, again and again, in the middle of commits: nothing lost or doubled in all five tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_KILLS = 40
 
 
 def test_no_change_is_lost_or_doubled_by_kills_in_the_middle_of_commits(chaos: ChaosPipeline) -> None:
-    """20 kills and more, each aimed at a seeded moment of a commit of one of the four sinks in turn.
+    """20 kills and more, each aimed at a seeded moment of a commit of one of the five sinks in turn.
 
     A kill counts for a sink as one between the start of a commit and the watermark's write by the worker's log, read
     to its end after the worker is dead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -603,6 +604,30 @@ def test_writer_that_slept_while_its_log_was_cleaned_up_reads_it_anew(tmp_path: 
     assert min(int(file.stem) for file in log.glob("*.json")) > last
 
 
+def test_writer_that_slept_between_its_look_and_its_commit_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version that it would put may have been there, and be cleaned up: a put if absent would succeed."""
+    harness = vector_harness(tmp_path)
+    theirs = updates(45, partition=1)
+    with closing(opened(harness)) as sleeper, closing(opened(harness)) as busy:
+        sleeper.write(batch(inserts(0, 3)))
+
+        def sleep() -> None:
+            commit(busy, *theirs)
+            log = harness.path / "_delta_log"
+            last = json.loads((log / "_last_checkpoint").read_text())["version"]
+            for file in log.glob("*.json"):
+                if int(file.stem) <= last:
+                    file.unlink()
+            monkeypatch.setattr("sinks.delta.log.LOOK_SECONDS", -1.0)
+            harness.hooks = (lambda: monkeypatch.setattr("sinks.delta.log.LOOK_SECONDS", 600.0), None)
+
+        with harness.around_next_commit(before=sleep):
+            sleeper.write(batch(inserts(3, 1)))
+    assert harness.rows() == folded(inserts(0, 4), *theirs)
+
+
 def test_files_that_nobody_needs_are_removed(tmp_path: Path) -> None:
     harness = vector_harness(tmp_path, table_properties=NO_GRACE)
     parts = updates(40)
@@ -640,6 +665,26 @@ def test_files_of_others_are_left_to_them(tmp_path: Path) -> None:
             (harness.path / name).write_bytes(b"x")
         commit(sink, *parts[1:])
     assert all((harness.path / name).exists() for name in strange)
+
+
+def test_maintenance_removes_what_other_writers_left(tmp_path: Path) -> None:
+    """By delta-rs' vacuum, once per interval; vectors in use stay."""
+    maintenance = {"enabled": True, "vacuum_older_than_seconds": 3600}
+    harness = vector_harness(tmp_path, maintenance=maintenance)
+    parts = updates(12)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+        left = harness.path / "part-00000-left.parquet"
+        left.write_bytes(b"x")
+        os.utime(left, (0, 0))
+        commit(sink, *parts[1:])
+        assert isinstance(sink, VectorSink)
+        assert sink._upkeep._vacuum is not None
+        sink._upkeep._vacuum.join(20)
+    assert not left.exists()
+    assert harness.rows() == folded(*parts)
+    assert DeltaTable(harness.path).transaction_version("lakeward/contract/lake/vacuumed") > 0
+    assert DeltaTable(harness.path).transaction_version("lakeward/contract/lake/optimized") is None
 
 
 # -- kills

@@ -25,12 +25,21 @@ WORKER = "worker-0"
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pipeline file with an upsert and an append table in Iceberg, and one in Delta."""
+    """A pipeline file with an upsert and an append table in Iceberg, and two in Delta, one with deletion vectors."""
     iceberg = {"catalog_uri": f"sqlite:///{tmp_path}/catalog.db", "warehouse": f"file://{tmp_path}/warehouse"}
     sinks: list[dict[str, Any]] = [
         {"sink_id": "now", "sink_type": "iceberg", "iceberg": {**iceberg, "write_mode": "upsert"}},
         {"sink_id": "log", "sink_type": "iceberg", "iceberg": {**iceberg, "table_namespace": "log"}},
         {"sink_id": "delta", "sink_type": "delta", "delta": {"table_uri": f"{tmp_path}/delta/{{table}}"}},
+        {
+            "sink_id": "vectors",
+            "sink_type": "delta",
+            "delta": {
+                "table_uri": f"{tmp_path}/vectors/{{table}}",
+                "write_mode": "upsert",
+                "upserts": "deletion_vectors",
+            },
+        },
     ]
     prefix, schema, table = TOPIC.split(".")
     pipeline = {
@@ -93,6 +102,16 @@ def test_counts_are_those_of_the_files(place: Path) -> None:
     assert delta["files"]["count"] == len(list((place.parent / "delta/orders").glob("*.parquet")))
     assert delta["snapshots"] == len(list((place.parent / "delta/orders/_delta_log").glob("*.json")))
     assert now["metadata_bytes"] > now["manifests"] * 1000
+    vectors, folder = tables["vectors"], place.parent / "vectors/orders"
+    on_disk = list(folder.glob("*.parquet"))
+    assert vectors["rows"] == vectors["index_keys"] == len(rows)
+    assert vectors["files"]["count"] == len(on_disk) == sum(vectors["files"]["by_size"])
+    assert vectors["files"]["bytes"] == sum(path.stat().st_size for path in on_disk)
+    assert vectors["files"]["dead_rows"] == sum(pq.read_metadata(path).num_rows for path in on_disk) - len(rows)
+    assert vectors["files"]["dirty"] == now["files"]["dirty"]
+    assert vectors["deletes"]["positions"] == vectors["files"]["dead_rows"]
+    assert vectors["snapshots"] == len(list(folder.glob("_delta_log/*.json")))
+    assert vectors["retired_files"] > 0
 
 
 def test_what_it_announces_is_what_the_worker_does(place: Path) -> None:
@@ -101,14 +120,17 @@ def test_what_it_announces_is_what_the_worker_does(place: Path) -> None:
     waiting = next(u for u in found(place)["log"]["upkeep"])
     assert waiting["what"] == f"merge data files of {TOPIC}/0"
     assert waiting["when"] == "once 16 of one size are there; 15 small ones so far"
+    assert found(place)["vectors"]["upkeep"][0] == waiting
     write(place, parts[15:16], tidy=False)
     announced = {sink: table["upkeep"][0] for sink, table in found(place).items()}
     assert announced["log"] == announced["now"] == {"what": "rewrite 16 data files", "when": "after the next commit"}
+    assert announced["vectors"] == announced["log"]
     assert announced["delta"] == {"what": "compact 16 small files", "when": "within 8 commits"}
     write(place, parts[16:], tidy=True)
     after = found(place)
     assert after["log"]["files"]["count"] < 3
     assert after["now"]["files"]["count"] < 4
+    assert after["vectors"]["files"]["count"] < 4
     shown = status(place)
     for words in ("now", "log", "delta", "drop 25 snapshots", "nothing is vacuumed"):
         assert words in shown

@@ -217,6 +217,14 @@ def test_delta_is_partitioned_by_columns_only() -> None:
     assert pipeline(delta(partition_by=["region"])).sinks[0].settings.partition_fields == (PartitionField("region"),)
 
 
+def test_way_of_upserts_has_no_place_in_an_append_table() -> None:
+    found = problems(delta(upserts="deletion_vectors"))
+    assert "write_mode: upsert" in found["sinks.0.delta.upserts"]
+    settings = pipeline(delta(write_mode="upsert", upserts="deletion_vectors")).sinks[0].settings
+    assert settings.has_vectors
+    assert not pipeline(delta(write_mode="upsert")).sinks[0].settings.has_vectors
+
+
 @pytest.mark.parametrize("sink", [iceberg(table_name="all"), delta(table_uri="file:///tmp/all")])
 def test_shared_table_is_allowed_in_append_and_refused_in_upsert(sink: dict[str, Any]) -> None:
     pipeline(sink)
