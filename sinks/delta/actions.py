@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -144,6 +145,7 @@ class Snapshot:
     transactions: dict[str, int] = field(default_factory=dict)
     files: dict[str, DataFile] = field(default_factory=dict)
     given_up: dict[str, int] = field(default_factory=dict)
+    _owned: dict[Owner | None, dict[str, DataFile]] = field(default_factory=lambda: defaultdict(dict))
 
     def apply(self, version: int, actions: Iterable[Action]) -> None:
         """Take in a commit, or a part of a checkpoint (Delta protocol, "Action Reconciliation"). Removes go first: an
@@ -156,6 +158,7 @@ class Snapshot:
             known = self.files.get(body["path"])
             if known is not None and known.vector == vector:
                 before[known.path] = self.files.pop(known.path)
+                del self._owned[known.owner][known.path]
             for location in (unquote(body["path"]), vector.path if vector else None):
                 if location is not None:
                     at = body.get("deletionTimestamp") or 0
@@ -166,6 +169,7 @@ class Snapshot:
                 if ours and file.path in before:
                     file = replace(file, settled=before[file.path].settled)
                 self.files[file.path] = file
+                self._owned[file.owner][file.path] = file
             elif kind == "txn":
                 self.transactions[body["appId"]] = body["version"]
             elif kind == "metaData":
@@ -175,6 +179,11 @@ class Snapshot:
             elif kind == "commitInfo":
                 self.at = body.get("timestamp") or self.at
         self.version = version
+
+    def files_of(self, owner: Owner) -> Iterator[DataFile]:
+        """The files that may hold rows of a Kafka partition: its own, and those that other engines wrote."""
+        yield from self._owned.get(owner, {}).values()
+        yield from self._owned.get(None, {}).values()
 
     @property
     def locations(self) -> set[str]:

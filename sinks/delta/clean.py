@@ -7,16 +7,21 @@ Kafka partition of ours, and that the table doesn't name, goes: old files, and w
 A file that is about to be committed isn't named yet, either. But one that was written before a commit of ours moved the
 offsets of its Kafka partition can't be committed any more: whoever wrote it is fenced by that. So only files are
 removed that are older than our last commit of their partition, by the grace time.
+
+With `delta.maintenance` on, files that other writers left go, too, once they are as old as a vacuum would have them.
+(delta-rs' own vacuum is a commit that can't land beside ours, which take files away all the time.)
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import structlog
 
+from config.lake_sinks import DeltaMaintenanceConfig
 from sinks.delta.actions import Snapshot
 from sinks.delta.folder import Folder, StoredFile
 from sinks.delta.vectors import vector_owner
@@ -42,9 +47,10 @@ def grace_seconds(properties: Mapping[str, str]) -> float:
 class Cleaner:
     """The files of one table, as one sink looks after them."""
 
-    def __init__(self, name: str, folder: Folder) -> None:
+    def __init__(self, name: str, folder: Folder, maintenance: DeltaMaintenanceConfig) -> None:
         self._name = name
         self._folder = folder
+        self._maintenance = maintenance
         self._looked_at = 0.0
 
     def is_time_to_look(self, table: Snapshot) -> bool:
@@ -60,7 +66,17 @@ class Cleaner:
         for location in [location for location, at in table.given_up.items() if at <= latest]:
             del table.given_up[location]
         needed = table.locations | table.given_up.keys()
-        gone = [file.path for file in self._folder.files() if _is_over(file, needed, landed, grace)]
+        latest_foreign = -math.inf
+        if self._maintenance.enabled:
+            latest_foreign = self._looked_at - max(grace, self._maintenance.vacuum_older_than_seconds)
+
+        def is_over(file: StoredFile) -> bool:
+            owner = vector_owner(file.path) or owner_of(file.path)
+            if owner is None:
+                return _is_foreign(file.path) and file.modified.timestamp() < latest_foreign
+            return owner in landed and file.modified.timestamp() < landed[owner] - grace
+
+        gone = [file.path for file in self._folder.files() if file.path not in needed and is_over(file)]
         self._folder.delete(gone)
         if gone:
             log.info("delta.files_removed", table=self._name, files=len(gone))
@@ -72,8 +88,9 @@ def waiting(table: Snapshot) -> int:
     return len(table.given_up.keys() - table.locations)
 
 
-def _is_over(file: StoredFile, needed: Collection[str], landed: Mapping[Owner, float], grace: float) -> bool:
-    if file.path in needed:
-        return False
-    at = landed.get(vector_owner(file.path) or owner_of(file.path) or ("", -1))
-    return at is not None and file.modified.timestamp() < at - grace
+def _is_foreign(path: str) -> bool:
+    """Whether this is a file with rows, changes or vectors that another writer may have left: not the log, nor anything
+    else in folders that readers don't look into."""
+    *folders, name = path.split("/")
+    hidden = any(folder[:1] in "_." and "=" not in folder and folder != "_change_data" for folder in folders)
+    return not hidden and (name.endswith(".parquet") or name.startswith("deletion_vector_"))

@@ -106,7 +106,7 @@ def _vector_upkeep(config: DeltaConfig, table: Snapshot, target: Target) -> Iter
     if foreign:
         yield Planned(f"leave {foreign} data files of other writers as they are", "always")
     if not config.maintenance.enabled:
-        yield Planned("nothing of other writers is vacuumed", "unless delta.maintenance is enabled")
+        yield Planned("leave what other writers left behind", "unless delta.maintenance is enabled")
     if waiting(table):
         latest = min(table.given_up.values()) / 1000 + grace_seconds(table.properties)
         yield Planned(f"remove {waiting(table)} files that were replaced",

@@ -82,7 +82,7 @@ class Upserts:
             index, wanted = self._of(table, tp), self._state(table, tp, offset)
             if index.state == wanted:
                 continue
-            files = {file.path: file for file in _files_of(table, tp)}
+            files = {file.path: file for file in table.files_of(owner_id(tp))}
             if not files and not index.files:
                 index.rebuild([], wanted)
                 continue
@@ -203,20 +203,12 @@ class Upserts:
                 yield FileKeys(file.path, count, rows.select(list(key)), positions)
 
     def _state(self, table: Snapshot, tp: TopicPartition, offset: int) -> IndexState:
-        return IndexState(offset, fingerprint(file.identity for file in _files_of(table, tp)), table.version)
+        return IndexState(offset, fingerprint(file.identity for file in table.files_of(owner_id(tp))), table.version)
 
     def _of(self, table: Snapshot, tp: TopicPartition) -> PartitionIndex:
         if tp not in self._partitions:
             self._partitions[tp] = self._index.partition(table.metadata["id"], tp.topic, tp.partition)
         return self._partitions[tp]
-
-
-def _files_of(table: Snapshot, tp: TopicPartition) -> Iterator[DataFile]:
-    """The files that may hold rows of a Kafka partition: its own, and those that other engines wrote."""
-    owner = owner_id(tp)
-    for file in table.files.values():
-        if file.owner is None or file.owner == owner:
-            yield file
 
 
 def _returned(commit: Sequence[Action]) -> Iterator[str]:

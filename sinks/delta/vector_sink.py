@@ -66,7 +66,7 @@ class VectorSink(DeltaSink):
         self._log = TableLog(self._folder, target)
         self._files = LakeFiles(self._folder)
         self._upserts = Upserts(target.name, index, self._log, self._files)
-        self._cleaner = Cleaner(target.name, self._folder)
+        self._cleaner = Cleaner(target.name, self._folder, config.maintenance)
         self._key: tuple[str, ...] = ()
         self._written: dict[TopicPartition, int] = {}
         self._landed: dict[Owner, float] = {}
@@ -96,8 +96,7 @@ class VectorSink(DeltaSink):
         return super().write(batch)
 
     def tidy(self, *, hurried: bool = False) -> None:
-        """See Sink.tidy: one step of rewriting files, a checkpoint of the log, removal of files that nobody needs, and
-        vacuum of those of other writers if the user wants it."""
+        """See Sink.tidy: one step of rewriting files, a checkpoint of the log, removal of files that nobody needs."""
         try:
             self._tidy_files(hurried=hurried)
         except (IndexDamaged, FileNotFoundError) as error:
@@ -107,7 +106,6 @@ class VectorSink(DeltaSink):
             self._checkpoint()
         if not hurried and self._written:
             self._clean()
-            self._maintain()
 
     def close(self) -> None:
         if not self._closed:
@@ -256,16 +254,6 @@ class VectorSink(DeltaSink):
             state = self._load()
             if state is not None:
                 self._cleaner.clean(_snapshot(state), self._landed)
-
-    def _maintain(self) -> None:
-        """Vacuum, if that is due and no other worker takes it on. There is nothing left to optimize."""
-        if not self._config.maintenance.enabled or not self._upkeep.is_time_to_look(hurried=False):
-            return
-        state = self._load()
-        for job in self._upkeep.jobs(state) if state is not None else ():
-            stake = Stake(frozenset({job.claim.app_id}))
-            if job.what == "vacuum" and self._commit(partial(self._put, "WRITE", _txns([job.claim]), stake)):
-                job.begin()
 
 
 def _snapshot(state: TableState) -> Snapshot:

@@ -30,7 +30,6 @@ from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from structlog.testing import capture_logs
 
 from config.errors import ConfigurationError, PipelineStopped, Unavailable, UnsupportedChange
-from sinks.delta.clean import Cleaner
 from sinks.delta.folder import Folder
 from sinks.delta.log import TableLog
 from sinks.delta.vector_sink import VectorSink
@@ -648,7 +647,7 @@ def test_files_stay_for_the_grace_time(tmp_path: Path) -> None:
         first = {Path(kinds(harness, 1, "add")[0]["path"]).name}
         table = sink._log.look()
         assert table is not None
-        assert Cleaner("t", sink._folder).clean(table, sink._landed) == 0
+        assert sink._cleaner.clean(table, sink._landed) == 0
     assert first < on_disk(harness)
     old = QueryBuilder().register("t", DeltaTable(harness.path, version=1)).execute("SELECT * FROM t").read_all()
     assert pa.table(old).num_rows == len(folded(parts[0]))
@@ -668,23 +667,27 @@ def test_files_of_others_are_left_to_them(tmp_path: Path) -> None:
 
 
 def test_maintenance_removes_what_other_writers_left(tmp_path: Path) -> None:
-    """By delta-rs' vacuum, once per interval; vectors in use stay."""
+    """Once it is old enough, and nothing of what the table needs, or what isn't the table's."""
     maintenance = {"enabled": True, "vacuum_older_than_seconds": 3600}
     harness = vector_harness(tmp_path, maintenance=maintenance)
     parts = updates(12)
+    left = ["part-00000.parquet", "_change_data/cdc-0.parquet", "name=x/part-1.parquet", "ab/deletion_vector_0.bin"]
+    kept = ["notes.txt", "_mine/part-0.parquet", ".hidden/part-0.parquet", "young.parquet"]
     with closing(opened(harness)) as sink:
         sink.write(batch(parts[0]))
-        left = harness.path / "part-00000-left.parquet"
-        left.write_bytes(b"x")
-        os.utime(left, (0, 0))
+        for name in left + kept:
+            (harness.path / name).parent.mkdir(exist_ok=True)
+            (harness.path / name).write_bytes(b"x")
+            if name != "young.parquet":
+                os.utime(harness.path / name, (0, 0))
+        DeltaTable(harness.path).optimize.compact()
+        for path in harness.path.glob("*.parquet"):
+            if path.name != "young.parquet":
+                os.utime(path, (0, 0))
         commit(sink, *parts[1:])
-        assert isinstance(sink, VectorSink)
-        assert sink._upkeep._vacuum is not None
-        sink._upkeep._vacuum.join(20)
-    assert not left.exists()
+    assert not any((harness.path / name).exists() for name in left)
+    assert all((harness.path / name).exists() for name in kept)
     assert harness.rows() == folded(*parts)
-    assert DeltaTable(harness.path).transaction_version("lakeward/contract/lake/vacuumed") > 0
-    assert DeltaTable(harness.path).transaction_version("lakeward/contract/lake/optimized") is None
 
 
 # -- kills
