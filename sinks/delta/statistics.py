@@ -105,9 +105,10 @@ def _plain(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    """JSON in which a decimal is a number with all its digits."""
+    """JSON in which a decimal is a number with all its digits. Characters beyond ASCII are there as they are: delta-rs
+    takes some of the pairs that they are escaped to for other characters."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(name)}:{_json(inner)}" for name, inner in value.items()) + "}"
+        return "{" + ",".join(f"{_json(name)}:{_json(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, Decimal):
         return format(value, "f")
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

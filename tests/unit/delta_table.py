@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pyarrow as pa
 from deltalake.schema import Schema
 
@@ -27,4 +27,5 @@ def write_table(folder: Path, columns: pa.Schema, adds: Iterable[Any]) -> None:
     }
     actions = [commit_info("WRITE"), {"protocol": protocol_for(columns)}, {"metaData": metadata}, *adds]
     (folder / "_delta_log").mkdir()
-    (folder / "_delta_log" / f"{0:020d}.json").write_text("\n".join(map(json.dumps, actions)))
+    lines = [orjson.dumps(action) for action in actions]  # as the log has them: characters beyond ASCII as they are
+    (folder / "_delta_log" / f"{0:020d}.json").write_bytes(b"\n".join(lines))
