@@ -185,7 +185,7 @@ def _size(count: float) -> str:
 
 
 def plot(results: Sequence[Result]) -> None:
-    """CPU per commit (means of 50) and scan seconds, over the commits."""
+    """CPU per commit (means of 50) and per scan, over the commits; a colour per scenario, a dash per reader."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -194,19 +194,21 @@ def plot(results: Sequence[Result]) -> None:
 
     runs = [result for result in results if cpu_ratio(result) is not None] or list(results)
     figure, (commits, scans) = plt.subplots(1, 2, figsize=(11, 4))
-    for result in runs:
+    styles = dict(zip(runs[0].checkpoints[-1].scans, ("-", "--", ":"), strict=False)) if runs else {}
+    for number, result in enumerate(runs):
         cpu = np.array(result.cpu_s)
         cpu = cpu[: len(cpu) // 50 * 50].reshape(-1, 50).mean(axis=1) * 1e3 if len(cpu) >= 50 else cpu * 1e3
-        commits.plot(np.linspace(0, len(result.cpu_s), len(cpu)), cpu, label=result.scenario.name, linewidth=1)
-        for reader, style in zip(result.checkpoints[-1].scans, ("-", "--", ":"), strict=False):
-            points = [(c.commit, c.scans[reader].seconds) for c in result.checkpoints]
-            scans.plot(*zip(*points, strict=True), style, marker=".", linewidth=1, label=f"{reader}")
+        at = np.linspace(0, len(result.cpu_s), len(cpu))
+        commits.plot(at, cpu, label=result.scenario.name, linewidth=1, color=f"C{number}")
+        for reader, style in styles.items():
+            points = [(c.commit, c.scans[reader].cpu_s) for c in result.checkpoints if reader in c.scans]
+            scans.plot(*zip(*points, strict=True), style, marker=".", linewidth=1, color=f"C{number}")
     commits.set(title="one commit with its tidying", xlabel="commits", ylabel="CPU, ms", ylim=(0, None))
     commits.legend(fontsize=6)
-    scans.set(title="reading the whole table", xlabel="commits", ylabel="seconds", ylim=(0, None))
-    handles, labels = scans.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    scans.legend(unique.values(), unique.keys(), fontsize=7)
+    scans.set(title="reading the whole table", xlabel="commits", ylabel="CPU, s", ylim=(0, None))
+    for reader, style in styles.items():
+        scans.plot([], [], style, color="black", linewidth=1, label=reader)
+    scans.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(PLOT, metadata={"Date": None})
     plt.close(figure)
