@@ -87,28 +87,32 @@ class Candidate(Generic[F]):
 
 
 Chosen = Sequence[tuple[TopicPartition, Sequence[Candidate[F]]]]
-"""Files that become one each time, per Kafka partition."""
+"""Files that belong together, or become one each time, per Kafka partition."""
 
 
-def worth_rewriting(
-    live: Mapping[str, F], when: Patience | Compaction, known: Mapping[TopicPartition, Files]
-) -> Chosen[F]:
-    """What there is to rewrite of the files that these Kafka partitions own; no more than one step's worth. Looks at
-    nothing but memory."""
-    chosen: list[tuple[TopicPartition, Sequence[Candidate[F]]]] = []
-    room, places = STEP_BYTES, STEP_FILES
+def candidates(live: Mapping[str, F], known: Mapping[TopicPartition, Files]) -> Chosen[F]:
+    """The live files that these Kafka partitions own, those of one group together."""
+    found_groups: list[tuple[TopicPartition, Sequence[Candidate[F]]]] = []
     for tp, indexed in sorted(known.items()):
         groups: dict[Hashable, list[Candidate[F]]] = defaultdict(list)
         for file_id, file in indexed.items():
             found = live.get(file.path)
             if found is not None and owner_of(file.path) == owner_id(tp):
                 groups[found.group].append(Candidate(file_id, file, found))
-        for candidates in groups.values():
-            for files in _compacted(candidates, when) if isinstance(when, Compaction) else _chosen(candidates, when):
-                size = sum(candidate.live.size for candidate in files)
-                if (size <= room and len(files) <= places) or not chosen:
-                    chosen.append((tp, files))
-                    room, places = room - size, places - len(files)
+        found_groups += [(tp, group) for group in groups.values()]
+    return found_groups
+
+
+def worth_rewriting(groups: Chosen[F], when: Patience | Compaction) -> Chosen[F]:
+    """What there is to rewrite of these `candidates`; no more than one step's worth. Looks at nothing but memory."""
+    chosen: list[tuple[TopicPartition, Sequence[Candidate[F]]]] = []
+    room, places = STEP_BYTES, STEP_FILES
+    for tp, group in groups:
+        for files in _compacted(group, when) if isinstance(when, Compaction) else _chosen(group, when):
+            size = sum(candidate.live.size for candidate in files)
+            if (size <= room and len(files) <= places) or not chosen:
+                chosen.append((tp, files))
+                room, places = room - size, places - len(files)
     return chosen
 
 

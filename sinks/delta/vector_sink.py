@@ -36,7 +36,7 @@ from sinks.delta.storage import load, store_errors
 from sinks.delta.upsert import Upserts
 from sinks.evolution import Evolution
 from sinks.owners import Owner, owner_id
-from sinks.tiers import CALM, HURRIED, worth_rewriting
+from sinks.tiers import CALM, HURRIED, candidates, worth_rewriting
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import KeyIndex
@@ -216,14 +216,14 @@ class VectorSink(DeltaSink):
         if table is None or not self._written:
             return
         started = time.monotonic()
-        if not worth_rewriting(table.files, patience, self._upserts.known(self._written)):
+        if not worth_rewriting(candidates(table.files, self._upserts.known(self._written)), patience):
             return
         state = self._load()
         if state is None or state.offsets(self._written) != self._written:
             return  # somebody else writes these partitions
         table = _snapshot(state)
         self._upserts.catch_up(table, self._written, self._key)
-        step = worth_rewriting(table.files, patience, self._upserts.known(self._written))
+        step = worth_rewriting(candidates(table.files, self._upserts.known(self._written)), patience)
         if not step:
             return
         delta = tidy.rewrite(step, table, self._files, self._key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
 import numpy as np
@@ -23,10 +23,13 @@ from sinks.owners import owner_of
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.key_index import FileKeys, IndexState, PartitionIndex
 
+Gone = Mapping[str, Sequence[npt.NDArray[np.int64]]]
+"""By data file the positions that delete files name, maybe twice."""
 
-def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: LiveFiles, index: PartitionIndex,
-                  wanted: IndexState) -> None:  # fmt: skip
-    """Make the index of `tp` true for the table's current snapshot, which `live` knows.
+
+def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: LiveFiles, gone: Gone,
+                  index: PartitionIndex, wanted: IndexState) -> None:  # fmt: skip
+    """Make the index of `tp` true for the table's current snapshot, which `live` knows, as it does what is `gone`.
 
     Where the state that it has is one of the table's history, only those files are read whose live rows may be others
     than then: files that came, and files whose number of deleted rows isn't the one that the index counted. Deletes
@@ -34,13 +37,12 @@ def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: 
     """
     began = monotonic()
     paths = live.of(tp)
-    gone = deleted_positions(table.io, live.deletes, paths)
     keep: set[int] = set()
     history = {snapshot.snapshot_id for snapshot in lineage(table.metadata, table.metadata.current_snapshot_id)}
     if index.state is not None and index.state.snapshot_id in history:
         # of a foreign file, which may hold rows of other partitions, too, the index's number says less
         ours = {n: file for n, file in index.files.items() if file.path in live.data and owner_of(file.path)}
-        keep = {n for n, file in ours.items() if _dead(gone, file.path) == file.dead}
+        keep = {n for n, file in ours.items() if dead_rows(gone, file.path) == file.dead}
     known = {index.files[n].path for n in keep}
     read = sorted(path for path in paths if path in live.data and path not in known)
     name = ".".join(table.name())
@@ -48,7 +50,8 @@ def rebuild_index(table: Table, key: tuple[str, ...], tp: TopicPartition, live: 
     rebuilt(name, tp, read=len(read), kept=len(keep), rows=rows, seconds=monotonic() - began)
 
 
-def _dead(gone: Mapping[str, list[npt.NDArray[np.int64]]], path: str) -> int:
+def dead_rows(gone: Gone, path: str) -> int:
+    """How many rows of a data file are gone."""
     found = gone.get(path)
     return len(np.unique(np.concatenate(found))) if found else 0
 
@@ -58,7 +61,7 @@ def _live_keys(
     key: tuple[str, ...],
     tp: TopicPartition,
     paths: Iterable[str],
-    gone: Mapping[str, list[npt.NDArray[np.int64]]],
+    gone: Gone,
 ) -> Iterator[FileKeys]:
     """The keys of the rows of `tp` in these data files, without those that position deletes took away."""
     names = {table.schema().find_field(name).field_id: name for name in (*key, CDC_TOPIC, CDC_PARTITION)}
@@ -73,9 +76,7 @@ def _live_keys(
             yield FileKeys(path, rows.num_rows, keys, positions)
 
 
-def deleted_positions(
-    io: FileIO, deletes: Iterable[str], paths: Collection[str]
-) -> dict[str, list[npt.NDArray[np.int64]]]:
+def deleted_positions(io: FileIO, deletes: Iterable[str], paths: Collection[str]) -> Gone:
     """Positions in these data files that the delete files (their paths) name. A delete file can only name data files
     that were there before it, so all of them apply."""
     gone: dict[str, list[npt.NDArray[np.int64]]] = defaultdict(list)

@@ -13,13 +13,12 @@ from pyiceberg.table import Table
 from config.errors import PipelineStopped
 from config.pipeline import IcebergConfig
 from sinks import tiers
-from sinks.at_once import at_once
 from sinks.base import Target
 from sinks.iceberg import history, tidy
 from sinks.iceberg.catalog import connect, sorted_errors
 from sinks.iceberg.compaction import as_asked
-from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.live_files import LiveFile, LiveFiles
+from sinks.iceberg.rebuild import dead_rows, deleted_positions
 from sinks.iceberg.state import SinkState, lineage, retired_key
 from sinks.owners import owner_id, owner_of
 from sinks.status import Deletes, Files, TableStatus, Upkeep, by_size
@@ -79,8 +78,8 @@ def _status(table: Table, config: IcebergConfig, target: Target) -> TableStatus 
 
 def _dead_rows(table: Table, live: LiveFiles) -> Counter[str]:
     """How many rows of each data file the delete files name."""
-    read = at_once(lambda path: DeletedRows.read(table.io, path, live.data), live.deletes)
-    return Counter({path: len(set(rows.tolist())) for path, rows in DeletedRows.union(read).by_file()})
+    gone = deleted_positions(table.io, live.deletes, live.data)
+    return Counter({path: dead_rows(gone, path) for path in gone})
 
 
 def _upkeep(live: LiveFiles, known: Mapping[TopicPartition, tiers.Files]) -> Iterator[Upkeep]:

@@ -32,7 +32,7 @@ from sinks.iceberg.rebuild import alive_rows, deleted_positions
 from sinks.iceberg.store import columns_by_id, open_parquet
 from sinks.merged_rows import merged
 from sinks.owners import owner_id, owner_of
-from sinks.tiers import Candidate, Chosen, Compaction, Files, Patience, tier, worth_rewriting
+from sinks.tiers import Candidate, Chosen, Compaction, Files, Patience, candidates, tier, worth_rewriting
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import PlacedRows
@@ -67,13 +67,11 @@ class Tidied:
 
 def due(live: LiveFiles, when: Patience | Compaction, known: Mapping[TopicPartition, Files]) -> Step | None:
     """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
-    data = worth_rewriting(live.data, when, known)
+    groups = candidates(live.data, known)
+    data = worth_rewriting(groups, when)
     dead: dict[tuple[int, str], int] = defaultdict(int)
-    for tp, indexed in known.items():
-        for file in indexed.values():
-            found = live.data.get(file.path)
-            if found is not None and owner_of(file.path) == owner_id(tp):
-                dead[found.group] += file.dead
+    for _, group in groups:
+        dead[group[0].live.group] += sum(candidate.indexed.dead for candidate in group)
     deletes = [] if isinstance(when, Compaction) else list(_chosen_deletes(live, known, dead, when))
     return Step(data, deletes) if data or deletes else None
 
@@ -122,14 +120,14 @@ def stage(
     """
     io = table.io
     tidied = Tidied()
-    for tp, candidates in step.data:
-        rows = merged(_live_rows(table, live, candidates, counted=counted), order)
+    for tp, files in step.data:
+        rows = merged(_live_rows(table, live, files, counted=counted), order)
         for staged in staging.data_files(tp, rows) if rows else ():
             tidied.files.append(staged.file)
             tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(order))))
         del rows  # before the next group is read
-        tidied.dropped[tp] += [candidate.file_id for candidate in candidates]
-        tidied.removed.update(candidate.live.path for candidate in candidates)
+        tidied.dropped[tp] += [file.file_id for file in files]
+        tidied.removed.update(file.live.path for file in files)
     for tp, deletes in step.deletes:
         deleted = DeletedRows.union(at_once(lambda file: DeletedRows.read(io, file.path), deletes))
         deleted = deleted.keep(_still_there(deleted.paths, live, tidied.removed, partitions))
@@ -140,14 +138,12 @@ def stage(
     return tidied
 
 
-def _live_rows(
-    table: Table, live: LiveFiles, candidates: Sequence[Candidate[LiveFile]], *, counted: bool
-) -> list[pa.Table]:
+def _live_rows(table: Table, live: LiveFiles, files: Sequence[Candidate[LiveFile]], *, counted: bool) -> list[pa.Table]:
     """The live rows of each file of one group that has some, under the table's column names of today; columns that are
     gone are left out."""
-    group = {c.live.path: c for c in candidates}
-    deletes = [file.path for file in live.deletes.values() if file.group == candidates[0].live.group]
-    look = any(c.indexed.dead for c in candidates) or not counted
+    group = {file.live.path: file for file in files}
+    deletes = [file.path for file in live.deletes.values() if file.group == files[0].live.group]
+    look = any(file.indexed.dead for file in files) or not counted
     gone = deleted_positions(table.io, deletes, group) if look else {}
     masks: dict[str, pa.Array] = {}
     for path, candidate in group.items():
@@ -158,9 +154,9 @@ def _live_rows(
         if found:
             masks[path] = pa.array(alive)
     names = {field.field_id: field.name for field in table.schema().fields}
-    files = at_once(lambda path: open_parquet(table.io, path), masks)
+    opened = at_once(lambda path: open_parquet(table.io, path), masks)
     # one after the other: decoding takes several times the memory of what comes out
-    return [columns_by_id(file, names).filter(masks[path]) for path, file in zip(masks, files, strict=True)]
+    return [columns_by_id(parquet, names).filter(masks[path]) for path, parquet in zip(masks, opened, strict=True)]
 
 
 def _still_there(

@@ -18,7 +18,7 @@ from sinks.changed_rows import by_file, by_partition
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
-from sinks.iceberg.rebuild import rebuild_index
+from sinks.iceberg.rebuild import deleted_positions, rebuild_index
 from sinks.iceberg.state import SinkState
 from sinks.iceberg.tidy import Step, Tidied, due, stage
 from sinks.index_upkeep import FLUSH_EVERY
@@ -80,12 +80,14 @@ class Upserts:
             # what is to be built anew is built on what the table says, not on what is remembered of it
             self._live.read(table.metadata, table.io, state.offsets)
             outdated = self._outdated(indexes, table, state)
+        paths = {path for tp in outdated for path in self._live.of(tp)}
+        gone = deleted_positions(table.io, self._live.deletes, paths) if paths else {}
         for tp, wanted in outdated.items():
             index = indexes[tp]
             if not self._live.of(tp) and not index.files:
                 index.rebuild([], wanted)
             else:
-                rebuild_index(table, _key(table), tp, self._live, index, wanted)
+                rebuild_index(table, _key(table), tp, self._live, gone, index, wanted)
         return bool(outdated)
 
     def _outdated(

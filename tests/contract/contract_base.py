@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from contract_events import (
     order,
 )
 from contract_harness import SinkHarness
+from structlog.testing import capture_logs
 
 from config.errors import Unavailable
 from sinks.base import Batch, Receipt, Sink
@@ -95,3 +97,19 @@ def commit(sink: Sink, *parts: ChangeBatch) -> None:
     for part in parts:
         sink.write(batch(part))
         sink.tidy()
+
+
+@contextmanager
+def rebuilds(*expected_rows: int) -> Iterator[None]:
+    """Inside, exactly these rebuilds of an index happen, of so many rows each."""
+    with capture_logs() as logs:
+        yield
+    assert [entry["rows"] for entry in logs if entry["event"] == "index.rebuilt"] == list(expected_rows)
+
+
+def damage(folder: Path) -> None:
+    """Overwrite the middle of each table file of a RocksDB: it opens, and reading finds the damage."""
+    for file in folder.glob("*.sst"):
+        content = bytearray(file.read_bytes())
+        content[8 : max(16, len(content) // 2)] = b"\xaa" * (max(16, len(content) // 2) - 8)
+        file.write_bytes(content)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from contract_base import TP0, TP1, commit, committed, inserts, opened, updates
+from contract_base import TP0, TP1, commit, committed, damage, inserts, opened, rebuilds, updates
 from contract_events import (
     ORDERS_WITH_NOTE,
     batch,
@@ -27,7 +26,6 @@ from contract_events import (
 from delta_harness import DeltaHarness, vector_harness
 from delta_kills import written_under_kills
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
-from structlog.testing import capture_logs
 
 from config.errors import ConfigurationError, PipelineStopped, Unavailable, UnsupportedChange
 from sinks.delta.folder import Folder
@@ -38,14 +36,6 @@ from sources.changes import TableSchema
 pytestmark = pytest.mark.usefixtures("small_tiers")
 
 NO_GRACE = {"delta.deletedFileRetentionDuration": "interval 0 seconds"}
-
-
-@contextmanager
-def rebuilds(*expected_rows: int) -> Iterator[None]:
-    """Inside, exactly these rebuilds of an index happen, of so many rows each."""
-    with capture_logs() as logs:
-        yield
-    assert [entry["rows"] for entry in logs if entry["event"] == "index.rebuilt"] == list(expected_rows)
 
 
 def actions(harness: DeltaHarness, version: int) -> list[dict[str, Any]]:
@@ -156,10 +146,7 @@ def test_damaged_index_is_rebuilt(tmp_path: Path) -> None:
     parts = inserts(0, 500), changes([order("u", key, "new") for key in range(0, 5000, 70)], 500)
     with closing(opened(harness)) as sink:
         sink.write(batch(parts[0]))
-    for file in (tmp_path / "index-0").glob("*.sst"):
-        content = bytearray(file.read_bytes())
-        content[8 : max(16, len(content) // 2)] = b"\xaa" * (max(16, len(content) // 2) - 8)
-        file.write_bytes(content)
+    damage(tmp_path / "index-0")
     with rebuilds(500), closing(opened(harness)) as sink:
         sink.write(batch(parts[1]))
     assert harness.rows() == folded(*parts)

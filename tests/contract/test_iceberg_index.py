@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from contract_base import committed, expected, inserts, opened
+from contract_base import committed, damage, expected, inserts, opened, rebuilds
 from contract_events import LINES, TOPIC, batch, changes, empty_batch, folded, order
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -26,24 +26,8 @@ from sinks.iceberg import upsert
 from sources.changes import ChangeBatch, TableSchema, TopicPartition
 
 
-@contextmanager
-def rebuilds(*expected_rows: int) -> Iterator[None]:
-    """Inside, exactly these rebuilds of an index happen, of so many rows each."""
-    with capture_logs() as logs:
-        yield
-    assert [entry["rows"] for entry in logs if entry["event"] == "index.rebuilt"] == list(expected_rows)
-
-
 def updates(first: int, *keys: int, name: str = "new", partition: int = 0) -> ChangeBatch:
     return changes([order("u", key, name) for key in keys], first, partition=partition)
-
-
-def damage(folder: Path) -> None:
-    """Overwrite the middle of each table file of a RocksDB: it opens, and reading finds the damage."""
-    for file in folder.glob("*.sst"):
-        content = bytearray(file.read_bytes())
-        content[8 : max(16, len(content) // 2)] = b"\xaa" * (max(16, len(content) // 2) - 8)
-        file.write_bytes(content)
 
 
 def test_restart_with_its_index_reads_nothing_anew(tmp_path: Path) -> None:
