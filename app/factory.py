@@ -52,9 +52,10 @@ def create_app(settings: Settings) -> LakewardApp:
             )
             for plan in plans
         ]
+        schemas = RegistrySchemas(kafka.schema_registry_url, kafka.schema_registry_username, password)
         return Pipeline(
             tables,
-            DebeziumDecoder(RegistrySchemas(kafka.schema_registry_url, kafka.schema_registry_username, password)),
+            DebeziumDecoder(schemas, settings.pipeline.source.unavailable_value_placeholder),
             transport_for(platform).error_router() if platform.dlq.enabled else None,
             budget=platform.max_buffered_bytes,
             new_sinks_read_from=kafka.auto_offset_reset,

@@ -36,6 +36,15 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
             ("source", "tables"),
             "is empty: list the tables to capture (schema.table); the topics to read must be known beforehand",
         )
+    for table, columns in source.key_columns.items():
+        named = ("source", "key_columns", table)
+        if table not in source.tables:
+            yield named, f"{table} is none of source.tables"
+        if not columns:
+            yield named, "names no column"
+        for column in columns:
+            if not column or any(letter in column for letter in ",:;"):
+                yield named, f"{column!r}: Debezium's message.key.columns can't name such a column"
     seen: dict[str, str] = {}
     for index, table in enumerate(source.tables):
         where = ("source", "tables", index)

@@ -90,7 +90,7 @@ async def _print_events(
     schemas = RegistrySchemas(
         kafka.schema_registry_url, kafka.schema_registry_username, secret.get_secret_value() if secret else None
     )
-    decoder = DebeziumDecoder(schemas)
+    decoder = DebeziumDecoder(schemas, settings.pipeline.source.unavailable_value_placeholder)
     left = limit
     chunks = transport_for(platform).event_source().chunks(topics, start)
     async for chunk in chunks:

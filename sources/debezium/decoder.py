@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from config.errors import BadRecord, UnsupportedChange
+from config.source import UNAVAILABLE_VALUE
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TableSchema
 from sources.debezium.avro_schema import SchemaError
 from sources.debezium.connect_types import ConnectType
@@ -29,6 +30,8 @@ from sources.debezium.schemas import SchemaSource
 
 _BLOCK_ROWS = 16_384
 _BLOCK_BYTES = 1 << 30
+KEY_CHANGED = "__debezium.oldkey"
+"""The header of the record that makes a row under its new key (Debezium, PostgreSQL connector, Primary key updates)."""
 _BROKEN = "the JSON isn't {schema, payload} as Connect's JsonConverter writes it"
 
 
@@ -36,11 +39,12 @@ class DebeziumDecoder:
     """Decodes the topics of Debezium connectors. Thread-safe; called in worker threads, once per chunk.
 
     `schemas`: where writer schemas come from. What was learned of a schema is kept for good: an id never changes its
-    meaning.
+    meaning. `placeholder`: the connectors' `unavailable.value.placeholder`.
     """
 
-    def __init__(self, schemas: SchemaSource) -> None:
+    def __init__(self, schemas: SchemaSource, placeholder: str = UNAVAILABLE_VALUE) -> None:
         self._schemas = schemas
+        self._placeholder = placeholder.encode()
         self.json_schemas = JsonSchemas()
         self._readers: dict[int, Reader] = {}
         self._tables: dict[tuple[str, int, int], Table] = {}
@@ -76,7 +80,8 @@ class DebeziumDecoder:
         table = self._tables.get((topic, key_kind, value_kind))
         if table is None:
             key: ConnectType | None = None if key_kind == TOMBSTONE else self.reader(key_kind).type
-            table = table_of(self.reader(value_kind).type, key, value_kind if value_kind >= 0 else None, topic)
+            schema_id = value_kind if value_kind >= 0 else None
+            table = table_of(self.reader(value_kind).type, key, schema_id, topic, self._placeholder)
             self._tables[topic, key_kind, value_kind] = table
         return table
 
@@ -153,7 +158,7 @@ class _Decoding:
             self._reject(rows, str(error))
             return
         tables = [self._block(reader, table, key_kind, block) for block in _blocks(self._values, rows)]
-        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
         self._parts.append((int(self._chunk.offsets[rows[0]]), table.schema, whole))
 
     def _block(self, reader: Reader, table: Table, key_kind: int, rows: Rows) -> pa.Table:
@@ -178,10 +183,10 @@ class _Decoding:
             self._fallback_rows += slow_keys
             return [found[name] for name in table.schema.key], wrong
 
-        def say(row: int) -> str:
-            return self._say(int(rows[row]))
+        def key_changed(row: int) -> bool:
+            return any(name == KEY_CHANGED for name, _ in self._chunk.headers[rows[row]])
 
-        outcome = rows_of(events, table, self._chunk.offsets[rows], keys, say)
+        outcome = rows_of(events, table, self._chunk.offsets[rows], keys, key_changed)
         if outcome.messages:
             self._skipped["message"] += outcome.messages
         for row, reason in outcome.faults.items():

@@ -10,6 +10,7 @@ import pymysql
 
 from config.errors import ConfigurationError, Unavailable
 from config.source import SourceConfig
+from sources.debezium.source_column import SourceColumn
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -34,19 +35,19 @@ class MySqlSource:
         """`10.11.14-MariaDB-log`, as the server says it."""
         return str(await self._query(lambda cursor: _rows(cursor, "SELECT version()")[0][0]))
 
-    async def columns(self) -> Mapping[str, tuple[str, ...]]:
+    async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
         """The columns of the captured tables that exist and that the user may see."""
         wanted = [tuple(table.split(".", 1)) for table in self._source.tables]
 
-        def read(cursor: Any) -> dict[str, tuple[str, ...]]:
-            found: dict[str, list[str]] = {}
+        def read(cursor: Any) -> dict[str, tuple[SourceColumn, ...]]:
+            found: dict[str, list[SourceColumn]] = {}
             sql = (
-                "SELECT table_schema, table_name, column_name FROM information_schema.columns"
+                "SELECT table_schema, table_name, column_name, is_nullable FROM information_schema.columns"
                 " WHERE (table_schema, table_name) IN %s ORDER BY ordinal_position"
             )
-            for schema, table, column in _rows(cursor, sql, (wanted,)):
-                found.setdefault(f"{schema}.{table}", []).append(column)
-            return {table: tuple(names) for table, names in found.items()}
+            for schema, table, column, nullable in _rows(cursor, sql, (wanted,)):
+                found.setdefault(f"{schema}.{table}", []).append(SourceColumn(column, nullable == "YES"))
+            return {table: tuple(columns) for table, columns in found.items()}
 
         return await self._query(read)
 

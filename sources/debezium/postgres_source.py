@@ -11,15 +11,22 @@ import asyncpg
 
 from config.errors import ConfigurationError, Unavailable
 from config.source import SourceConfig
+from sources.debezium.source_column import SourceColumn
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.1
 
 _COLUMNS = """
-    SELECT n.nspname || '.' || c.relname AS "table", array_agg(a.attname::text ORDER BY a.attnum) AS columns
+    SELECT n.nspname || '.' || c.relname AS "table", a.attname::text AS name, NOT a.attnotnull AS nullable,
+      a.attgenerated = '' AS logged
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = ANY($1)
-    GROUP BY 1
+    ORDER BY 1, a.attnum
+"""
+
+_WITHOUT_FULL_IMAGES = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1) AND c.relreplident <> 'f'
 """
 
 _UNREADABLE = """
@@ -48,11 +55,14 @@ class PostgresSource:
         async with self._connected() as connection:
             return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
 
-    async def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """The columns of the captured tables that exist."""
+    async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
+        """The columns of the captured tables that exist. Generated ones aren't in pgoutput's stream."""
         async with self._connected() as connection:
             rows = await connection.fetch(_COLUMNS, list(self._source.tables))
-        return {row["table"]: tuple(row["columns"]) for row in rows}
+        found: dict[str, list[SourceColumn]] = {}
+        for row in rows:
+            found.setdefault(row["table"], []).append(SourceColumn(row["name"], row["nullable"], row["logged"]))
+        return {table: tuple(columns) for table, columns in found.items()}
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:
         """Settings and rights that logical replication needs."""
@@ -70,6 +80,11 @@ class PostgresSource:
                 f'{self.address}: user {source.username} may not read {row[0]}: GRANT SELECT ON {row[0]} TO "'
                 f'{source.username}" (and USAGE on its schema)'
                 for row in await connection.fetch(_UNREADABLE, list(source.tables))
+            ]
+            found += [
+                f"{self.address}: source.key_columns: {row[0]} needs whole rows in the log, for the keys of its updates"
+                f" and deletes: ALTER TABLE {row[0]} REPLICA IDENTITY FULL"
+                for row in await connection.fetch(_WITHOUT_FULL_IMAGES, list(source.key_columns))
             ]
             slot = await self._slot(connection)
             if slot is not None and slot["active"] and not connector_exists:

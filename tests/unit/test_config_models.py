@@ -134,6 +134,8 @@ def test_source_defaults_are_the_promised_ones() -> None:
         "tables": ("public.a", "public.b"),
         "slot_name": "cdc_slot",
         "publication_name": "cdc_publication",
+        "key_columns": {},
+        "unavailable_value_placeholder": "__debezium_unavailable_value",
         "snapshot_mode": "initial",
         "server_id": None,
     }
