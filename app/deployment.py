@@ -79,11 +79,13 @@ async def _look_at_source(
 ) -> None:
     database = source_database(pipeline)
     try:
-        problems = await capture_problems(database, pipeline, platform, connector_exists=connector_exists)
+        problems, warnings = await capture_problems(database, pipeline, platform, connector_exists=connector_exists)
     except Unavailable as error:
         # Connect may reach a database that this machine doesn't; if it doesn't either, it says so itself.
         warn(f"{error}; going on, Connect will try it")
         return
+    for warning in warnings:
+        warn(warning)
     if problems:
         raise ConfigurationError("the source can't be captured as it is:\n" + "\n".join(f"  {p}" for p in problems))
 

@@ -8,7 +8,7 @@ Nothing here loops over records; the loops are over runs of one schema, and over
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from threading import Lock
 
 import numpy as np
@@ -22,9 +22,11 @@ from sources.debezium.connect_types import ConnectType
 from sources.debezium.envelope import SKIPPED, Events, Faults, Rows, Table, is_envelope, rows_of, table_of
 from sources.debezium.frames import BROKEN_JSON, FIRST_JSON, FOREIGN, TOMBSTONE, Frames, join
 from sources.debezium.json_columns import JsonReader
-from sources.debezium.json_schemas import JsonSchemas
+from sources.debezium.json_schemas import JsonSchemas, TypeOf
+from sources.debezium.policies import Rules
 from sources.debezium.raw import Nothing, Raw, Structs
 from sources.debezium.readers import AvroReader, Reader
+from sources.debezium.schemaless import SchemalessTypes
 from sources.debezium.schemas import SchemaSource
 
 _BLOCK_ROWS = 16_384
@@ -36,11 +38,19 @@ class DebeziumDecoder:
     """Decodes the topics of Debezium connectors. Thread-safe; called in worker threads, once per chunk.
 
     `schemas`: where writer schemas come from. What was learned of a schema is kept for good: an id never changes its
-    meaning.
+    meaning. `rules`: what the pipeline says of single columns, by topic;
+    `schemaless`: the types of JSON records without schema, which are refused without it.
     """
 
-    def __init__(self, schemas: SchemaSource) -> None:
+    def __init__(
+        self,
+        schemas: SchemaSource,
+        rules: Mapping[str, Rules] | None = None,
+        schemaless: SchemalessTypes | None = None,
+    ) -> None:
         self._schemas = schemas
+        self._rules = rules or {}
+        self.schemaless = schemaless
         self.json_schemas = JsonSchemas()
         self._readers: dict[int, Reader] = {}
         self._tables: dict[tuple[str, int, int], Table] = {}
@@ -69,14 +79,16 @@ class DebeziumDecoder:
     def _new_reader(self, kind: int) -> Reader:
         if kind >= 0:
             return AvroReader(self._schemas.writer_schema(kind))
-        return JsonReader(self.json_schemas.type(kind))
+        found = self.json_schemas.type(kind)
+        return JsonReader(found.type, whole=found.whole)
 
     def table(self, topic: str, key_kind: int, value_kind: int) -> Table:
         """The table of a topic as two writer schemas describe it (`key_kind` TOMBSTONE: no key)."""
         table = self._tables.get((topic, key_kind, value_kind))
         if table is None:
             key: ConnectType | None = None if key_kind == TOMBSTONE else self.reader(key_kind).type
-            table = table_of(self.reader(value_kind).type, key, value_kind if value_kind >= 0 else None, topic)
+            schema_id = value_kind if value_kind >= 0 else None
+            table = table_of(self.reader(value_kind).type, key, schema_id, topic, self._rules.get(topic))
             self._tables[topic, key_kind, value_kind] = table
         return table
 
@@ -87,8 +99,9 @@ class _Decoding:
     def __init__(self, decoder: DebeziumDecoder, chunk: Chunk) -> None:
         self._decoder = decoder
         self._chunk = chunk
-        self._values = self._framed(chunk.values)
-        self._keys = self._framed(chunk.keys)
+        types, topic = decoder.schemaless, chunk.topic
+        self._values = self._framed(chunk.values, lambda _: types.value(topic) if types else None)
+        self._keys = self._framed(chunk.keys, lambda names: types.key(topic, names) if types else None)
         self._rejected: dict[int, str] = {}
         self._skipped: Counter[str] = Counter()
         self._fallback_rows = 0
@@ -112,9 +125,9 @@ class _Decoding:
         rejected = tuple(Rejected(i, BadRecord(f"{self._say(i)}: {why}")) for i, why in sorted(self._rejected.items()))
         return DecodedChunk(tuple(changes), rejected, self._skipped, self._fallback_rows)
 
-    def _framed(self, records: list[bytes | None]) -> Frames:
+    def _framed(self, records: list[bytes | None], schemaless: TypeOf) -> Frames:
         try:
-            return self._decoder.json_schemas.narrow(join(records))
+            return self._decoder.json_schemas.narrow(join(records), schemaless)
         except UnsupportedChange as error:
             chunk = self._chunk
             raise UnsupportedChange(

@@ -20,16 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from config.errors import UnsupportedChange
-from sources.changes import CDC_OFFSET, CDC_OP, CDC_TS, TableSchema
+from sources.changes import CDC_NAMES, CDC_OFFSET, CDC_OP, CDC_TS, TableSchema
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.convert import primitive
+from sources.debezium.policies import DEFAULT, Rules, column_type
 from sources.debezium.raw import Lists, Mask, Nothing, Numbers, Raw, Spans, Structs, gather
-from sources.debezium.types import LakeType, lake_fields
+from sources.debezium.types import LakeType
 
 Rows = npt.NDArray[np.intp]
 Faults = dict[int, str]
 
 PLACEHOLDER = b"__debezium_unavailable_value"
+_ZERO_DATES = ("io.debezium.connector.mariadb", "io.debezium.connector.mysql")
 _OP_COLUMN = pa.field(CDC_OP, pa.string(), nullable=False)
 _TS_TYPE = pa.timestamp("us", tz="UTC")
 _C, _R, _U, _D, _M, _T = (ord(c) for c in "crudmt")
@@ -67,20 +69,30 @@ def is_envelope(value: ConnectType) -> bool:
     return after is not None and after.kind == "struct" and op is not None and value.child("source") is not None
 
 
-def table_of(value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str) -> Table:
-    """The table that an envelope's schema and the schema of its Kafka key describe.
+def table_of(
+    value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str, rules: Rules | None = None
+) -> Table:
+    """The table that an envelope's schema and the schema of its Kafka key describe, under the pipeline's rules for its
+    columns.
 
     Raises UnsupportedChange for columns that can't be stored, and for a key that isn't made of columns.
     """
     after, source = value.child("after"), value.child("source")
     assert after is not None
     assert source is not None
-    columns, types = lake_fields(after, topic)
+    rules = rules or {}
+    names = tuple(name for name, _ in key.fields) if key is not None else ()
+    has_zero_dates = (source.name or "").startswith(_ZERO_DATES)
+    columns, types = _fields(after, topic, rules, names, has_zero_dates)
+    unknown = [name for name in rules if name not in columns.names]
+    if unknown:
+        raise UnsupportedChange(
+            f"topic {topic}: source.columns names {', '.join(unknown)}, which the records don't have; there are"
+            f" {', '.join(columns.names)}"
+        )
     key_types: tuple[LakeType, ...] = ()
-    names: tuple[str, ...] = ()
     if key is not None:
-        key_columns, key_types = lake_fields(key, topic)
-        names = tuple(key_columns.names)
+        key_columns, key_types = _fields(key, topic, rules, names, has_zero_dates)
         for f in key_columns:
             if f.name not in columns.names or columns.field(f.name).type != f.type:
                 raise UnsupportedChange(
@@ -89,6 +101,25 @@ def table_of(value: ConnectType, key: ConnectType | None, schema_id: int | None,
                 )
     postgres = (source.name or "").startswith("io.debezium.connector.postgresql")
     return Table(TableSchema(columns, names, schema_id), types, key_types, postgres)
+
+
+def _fields(
+    struct: ConnectType, topic: str, rules: Rules, key: tuple[str, ...], zero_dates: bool
+) -> tuple[pa.Schema, tuple[LakeType, ...]]:
+    """The columns of a table whose rows are `struct`. Raises UnsupportedChange, also for a column that is named
+    like one of ours."""
+    types, fields = [], []
+    for name, type_ in struct.fields:
+        column = f"topic {topic}, column {name}"
+        if name in CDC_NAMES:
+            raise UnsupportedChange(
+                f"{column}: the name is taken by Lakeward's own column; rename the source's column, or leave it out"
+                " (column.exclude.list)"
+            )
+        rule = rules.get(name, DEFAULT)
+        types.append(column_type(type_, rule, column, zero_dates=zero_dates, key=name in key))
+        fields.append(pa.field(name, types[-1].arrow, nullable=type_.optional or types[-1].nulls))
+    return pa.schema(fields), tuple(types)
 
 
 @dataclass
@@ -122,8 +153,8 @@ def rows_of(
 ) -> Outcome:
     """The rows of `events`, in their order, without the faulty ones.
 
-    `say` names an event (topic, partition, offset) for errors. Raises UnsupportedChange for a truncate and for a
-    TOAST placeholder.
+    `say` names an event (topic, partition, offset) for errors. Raises UnsupportedChange for a truncate, for a TOAST
+    placeholder, and for a misfit in a column whose policy says so.
     """
     faults = dict(events.faults)
     ops = _ops(events, faults)
@@ -138,9 +169,16 @@ def rows_of(
     if table.postgres:
         _no_placeholder(raws, table, ops, lambda row: say(int(kept[row])))
 
+    stopping = {name for name, type_ in zip(table.schema.columns.names, table.types, strict=True) if type_.stops}
+
     def fault_in(name: str, rows: Rows) -> Callable[[Mask, str], None]:
         def fault(wrong: Mask, reason: str) -> None:
             for row in rows[np.flatnonzero(wrong)].tolist():
+                if name in stopping:
+                    raise UnsupportedChange(
+                        f"{say(int(kept[row]))}, column {name}: {reason}; its misfit is error: correct the value at the"
+                        " source, or choose dead_letter, set_null or text (source.columns)"
+                    )
                 faults.setdefault(int(kept[row]), f"column {name}: {reason}")
 
         return fault
@@ -285,10 +323,12 @@ def _no_placeholder(raws: list[Raw], table: Table, ops: npt.NDArray[np.uint8], s
 
 
 def _placeholders(raw: Raw) -> Rows:
-    """The rows that hold Debezium's stand-in for a value that wasn't sent, as text, bytes or array."""
+    """The rows that hold Debezium's stand-in for a value that wasn't sent, as text, bytes, array or map."""
     if isinstance(raw, Spans):
         rows = np.flatnonzero(raw.length == len(PLACEHOLDER))
         return rows[[_bytes_at(raw, row) == PLACEHOLDER for row in rows.tolist()]] if len(rows) else rows
+    if isinstance(raw, Structs):
+        return _placeholders(raw.children["key"]) if "key" in raw.children else np.zeros(0, np.intp)
     if isinstance(raw, Lists):
         items = _placeholders(raw.items)
         ends = np.cumsum(raw.counts)

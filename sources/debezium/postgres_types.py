@@ -1,0 +1,172 @@
+"""What Debezium's PostgreSQL connector makes of each column type."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sources.debezium.connect_types import ConnectType
+from sources.debezium.source_types import (
+    DATA,
+    DOUBLE_LOSS,
+    STRING,
+    TIME,
+    Modes,
+    SqlType,
+    Wire,
+    binary,
+    date,
+    decimal,
+    geometry,
+    named,
+    point,
+    time,
+    timestamp,
+)
+
+_ALIASES = {
+    "bool": "boolean",
+    "int2": "smallint",
+    "smallserial": "smallint",
+    "int": "integer",
+    "int4": "integer",
+    "serial": "integer",
+    "int8": "bigint",
+    "bigserial": "bigint",
+    "float4": "real",
+    "float8": "double precision",
+    "float": "double precision",
+    "decimal": "numeric",
+    "character varying": "varchar",
+    "character": "bpchar",
+    "char": "bpchar",
+    '"char"': "char",
+    "bit varying": "varbit",
+    "timestamp with time zone": "timestamptz",
+    "time with time zone": "timetz",
+}
+_AS_TEXT = (
+    "varchar", "text", "bpchar", "char", "citext", "name", "isbn", "inet", "cidr", "macaddr", "macaddr8",
+    "int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange",
+)  # fmt: skip
+_PLAIN = {
+    "boolean": "boolean",
+    "smallint": "int16",
+    "integer": "int32",
+    "bigint": "int64",
+    "oid": "int64",
+    "real": "float32",
+    "double precision": "float64",
+} | dict.fromkeys(_AS_TEXT, "string")
+_SEMANTIC = {
+    "json": "Json",
+    "jsonb": "Json",
+    "uuid": "Uuid",
+    "xml": "Xml",
+    "ltree": "Ltree",
+    "tsvector": "Tsvector",
+    "enum": "Enum",
+}
+_LEFT_OUT_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "bit"})
+_CAST = "keep a text of it in a column of its own, or leave it out (column.exclude.list)"
+
+
+def wire_type(text: str, modes: Modes) -> Wire:
+    """What Debezium sends for a column whose type PostgreSQL writes as `text`."""
+    type_ = _canonical(SqlType.parse(text))
+    if not type_.array:
+        return _one(type_, modes)
+    if type_.name in _LEFT_OUT_ARRAYS:
+        return Wire(None, f"Debezium leaves arrays of {type_.name} out of its records; {_CAST}")
+    item = _one(replace(type_, array=False), modes)
+    if item.type is None:
+        return item
+    return Wire(ConnectType("array", items=replace(item.type, optional=True)), item.loss)
+
+
+def _canonical(type_: SqlType) -> SqlType:
+    """PostgreSQL's own name of a type, its `with(out) time zone` folded in."""
+    name = " ".join(part for part in (type_.name, type_.suffix) if part).replace(" without time zone", "")
+    return replace(type_, name=_ALIASES.get(name, name), suffix="")
+
+
+def _one(type_: SqlType, modes: Modes) -> Wire:
+    name, precision = type_.name, type_.number(0)
+    if name in _PLAIN:
+        return Wire(ConnectType(_PLAIN[name]))
+    if name in _SEMANTIC:
+        return named("string", DATA + _SEMANTIC[name])
+    match name:
+        case "numeric":
+            return _numeric(type_, modes)
+        case "money":
+            return decimal(None, modes.money_digits, modes.decimal)
+        case "date":
+            return date(modes.time)
+        case "time":
+            return time(modes.time, 6 if precision is None else precision)
+        case "timestamp":
+            return timestamp(modes.time, 6 if precision is None else precision)
+        case "timestamptz":
+            return named("string", f"{TIME}ZonedTimestamp")
+        case "timetz":
+            return Wire(
+                ConnectType("string", f"{TIME}ZonedTime"),
+                f"Debezium moves the time to UTC and drops its offset; {_CAST}",
+            )
+        case "bytea":
+            return binary(modes.binary)
+        case "bit" | "varbit":
+            return _bits(name, precision)
+        case "hstore" if modes.hstore == "map":
+            return Wire(ConnectType("map", items=replace(STRING, optional=True), keys=STRING))
+        case "hstore":
+            return named("string", f"{DATA}Json")
+    if name.startswith("interval"):
+        if modes.interval == "string":
+            return named("string", f"{TIME}Interval")
+        return Wire(
+            ConnectType("int64", f"{TIME}MicroDuration"),
+            "a month becomes 30.4375 days; set interval.handling.mode to string",
+        )
+    return _shaped(name, modes)
+
+
+def _numeric(type_: SqlType, modes: Modes) -> Wire:
+    precision, scale = type_.number(0), type_.number(1) or 0
+    if precision is not None or modes.decimal == "string":
+        return decimal(precision, scale, modes.decimal)
+    if modes.decimal == "double":
+        return Wire(ConnectType("float64"), DOUBLE_LOSS)
+    fields = (("scale", ConnectType("int32")), ("value", ConnectType("bytes")))
+    return Wire(ConnectType("struct", f"{DATA}VariableScaleDecimal", fields=fields))
+
+
+def _bits(name: str, length: int | None) -> Wire:
+    """Bits arrive from the lowest on, without the highest zeros: with a fixed length nothing is lost."""
+    if name == "bit" and length in (None, 1):
+        return Wire(ConnectType("boolean"))
+    bits = ConnectType("bytes", f"{DATA}Bits", parameters={"length": str(length or 2**31 - 1)})
+    if name == "bit":
+        return Wire(bits)
+    type_ = ConnectType("boolean") if length == 1 else bits
+    return Wire(type_, f"Debezium drops a bit string's length (B'001' and B'1' become the same); {_CAST}")
+
+
+def _shaped(name: str, modes: Modes) -> Wire:
+    """Points, geometries and vectors; what is left is sent as the bytes of its text."""
+    real, index = ConnectType("float64"), ConnectType("int16")
+    match name:
+        case "point":
+            return point()
+        case "geometry" | "geography":
+            return geometry(name.capitalize())
+        case "vector":
+            return Wire(ConnectType("array", f"{DATA}DoubleVector", items=real))
+        case "halfvec":
+            return Wire(ConnectType("array", f"{DATA}FloatVector", items=ConnectType("float32")))
+        case "sparsevec":
+            fields = (("dimensions", index), ("vector", ConnectType("map", items=real, keys=index)))
+            return Wire(ConnectType("struct", f"{DATA}SparseDoubleVector", fields=fields))
+    if modes.unknown:
+        return binary(modes.binary)
+    return Wire(None, "Debezium leaves types out that it doesn't know; set include.unknown.datatypes to true")
