@@ -43,7 +43,7 @@ def _tables(model: type[Model], path: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = model_in(field.annotation)
         if inner is not None and not (path and name == "retry"):
-            listed = "[]" if get_origin(field.annotation) is tuple else ""
+            listed = {tuple: "[]", dict: ".<table>.<column>"}.get(get_origin(field.annotation), "")
             yield from _tables(inner, f"{path}.{name}{listed}" if path else f"{name}{listed}")
 
 

@@ -39,7 +39,7 @@ _TIME_US = LakeType(pa.time64("us"), convert.time_of_day(1000), texts.time_of_da
 _TIMESTAMP_MS = LakeType(pa.timestamp("us"), convert.timestamp(1), texts.timestamp(10**3))
 _TIMESTAMP_US = LakeType(pa.timestamp("us"), convert.timestamp(1000), texts.timestamp(10**6))
 
-_PLAIN = {
+PLAIN = {
     # Iceberg has no 8 and 16 bit integers
     "int8": _INT32,
     "int16": _INT32,
@@ -52,7 +52,7 @@ _PLAIN = {
     "bytes": _BYTES,
 }
 
-_SEMANTIC = {
+SEMANTIC = {
     ("io.debezium.time.Date", "int32"): _DATE,
     ("io.debezium.time.Time", "int32"): _TIME_MS,
     ("io.debezium.time.MicroTime", "int64"): _TIME_US,
@@ -117,7 +117,7 @@ def lake_type(type_: ConnectType, column: str) -> LakeType:
         parts = {name: lake_type(part, f"{column}.{name}") for name, part in type_.fields}
         arrow = pa.struct([pa.field(n, parts[n].arrow, nullable=part.optional) for n, part in type_.fields])
         return LakeType(arrow, convert.structs(arrow, {n: part.build for n, part in parts.items()}))
-    known = _PLAIN.get(type_.kind) if type_.name is None else _SEMANTIC.get((type_.name, type_.kind))
+    known = PLAIN.get(type_.kind) if type_.name is None else SEMANTIC.get((type_.name, type_.kind))
     if known is None:
         called = f"{type_.name} ({type_.kind})" if type_.name else type_.kind
         raise UnsupportedChange(f"{column}: the type {called} can't be stored without loss; {_LEAVE_OUT}")
