@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from deltalake import Field as DeltaField
 
 from config.errors import UnsupportedChange
 from sinks.delta.schema import stored
@@ -78,7 +81,7 @@ def _cells(type_: ConnectType | None) -> list[str]:
         arrow = lake_type(type_, "").arrow
     except UnsupportedChange:
         return [_called(type_), "", "", ""]
-    return [_called(type_), f"`{_arrow(arrow)}`", f"`{iceberg_type(arrow)}`", f"`{_arrow(stored(arrow))}`"]
+    return [_called(type_), f"`{_arrow(arrow)}`", f"`{_iceberg(arrow)}`", f"`{_delta(stored(arrow))}`"]
 
 
 def _called(type_: ConnectType) -> str:
@@ -95,6 +98,26 @@ def _called(type_: ConnectType) -> str:
 
 def _arrow(kind: pa.DataType) -> str:
     return str(kind).replace(" not null", "").replace("element: ", "")
+
+
+def _iceberg(kind: pa.DataType) -> str:
+    return str(iceberg_type(kind)).replace("-1: ", "").replace("required ", "").replace("optional ", "")
+
+
+def _delta(kind: pa.DataType) -> str:
+    """The type as Delta's log writes it."""
+    return _delta_text(json.loads(DeltaField.from_arrow(pa.field("c", kind)).to_json())["type"])
+
+
+def _delta_text(type_: Any) -> str:
+    if isinstance(type_, str):
+        return type_
+    if type_["type"] == "array":
+        return f"array<{_delta_text(type_['elementType'])}>"
+    if type_["type"] == "map":
+        return f"map<{_delta_text(type_['keyType'])}, {_delta_text(type_['valueType'])}>"
+    parts = [part["name"] + ": " + _delta_text(part["type"]) for part in type_["fields"]]
+    return f"struct<{', '.join(parts)}>"
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ the bad records are found by halving, and the others are read together again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -96,17 +96,16 @@ class JsonReader:
         return text, ends
 
     def _look_for_unknown(self, table: pa.Table) -> None:
-        """Raises UnsupportedChange if the rows have a column, or a key has a part, that the type doesn't have."""
-        after = self.type.child("after")
-        if after is None:
-            structs = [(self.type, table.schema.names)]
-        else:
-            found = [table.schema.field(name).type for name in ("before", "after")]
-            structs = [(after, [struct.field(i).name for i in range(struct.num_fields)]) for struct in found]
-        for known, names in structs:
-            unknown = [name for name in names if known.child(name) is None]
+        """Raises UnsupportedChange if the rows have a column (or a column has a part), or a key has a column, that the
+        type doesn't have."""
+        row = self.type.child("after")
+        names = ("before", "after") if row is not None else table.schema.names
+        for name in names:
+            known = row or self.type.child(name)
+            unknown = [name] if known is None else list(_unknown(table.schema.field(name).type, known))
             if unknown:
-                raise unknown_columns(known.name or "", unknown, [name for name, _ in known.fields])
+                of = row or self.type
+                raise unknown_columns(of.name or "", unknown, [column for column, _ in of.fields])
 
     def _parse(self, text: npt.NDArray[np.uint8], schema: pa.Schema, rows: int) -> pa.Table | str:
         """The lines as a table of `rows` rows, or what is wrong with them."""
@@ -159,6 +158,23 @@ def _float_fields(type_: ConnectType) -> set[str]:
     """The names of all fields that hold floats or arrays of floats."""
     found = {name for name, child in type_.fields if _innermost(child).kind in ("float32", "float64")}
     return found.union(*(_float_fields(child) for _, child in type_.fields))
+
+
+def _unknown(read: pa.DataType, type_: ConnectType) -> Iterator[str]:
+    """The fields that were inferred, as they aren't those of the type."""
+    if pa.types.is_struct(read):
+        if type_.kind == "map":
+            type_ = entry_type(type_)
+        for i in range(read.num_fields):
+            child = type_.child(read.field(i).name)
+            if child is None:
+                yield read.field(i).name
+            else:
+                yield from _unknown(read.field(i).type, child)
+    elif pa.types.is_list(read):
+        items = type_ if type_.kind == "map" else type_.items
+        assert items is not None
+        yield from _unknown(read.value_type, items)
 
 
 def _innermost(type_: ConnectType) -> ConnectType:

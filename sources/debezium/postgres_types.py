@@ -19,6 +19,7 @@ from sources.debezium.source_types import (
     geometry,
     named,
     point,
+    struct,
     time,
     timestamp,
 )
@@ -137,8 +138,7 @@ def _numeric(type_: SqlType, modes: Modes) -> Wire:
         return decimal(precision, scale, modes.decimal)
     if modes.decimal == "double":
         return Wire(ConnectType("float64"), DOUBLE_LOSS)
-    fields = (("scale", ConnectType("int32")), ("value", ConnectType("bytes")))
-    return Wire(ConnectType("struct", f"{DATA}VariableScaleDecimal", fields=fields))
+    return struct(f"{DATA}VariableScaleDecimal", ("scale", ConnectType("int32")), ("value", ConnectType("bytes")))
 
 
 def _bits(name: str, length: int | None) -> Wire:
@@ -159,14 +159,22 @@ def _shaped(name: str, modes: Modes) -> Wire:
         case "point":
             return point()
         case "geometry" | "geography":
-            return geometry(name.capitalize())
+            return geometry(name.capitalize(), extensions=True)
+        case "box" | "lseg" | "path" | "polygon":
+            return geometry("Geometry", extensions=True)
+        case "line":
+            return struct(f"{DATA}geometry.Line", ("a", real), ("b", real), ("c", real))
+        case "circle":
+            centre = point().type
+            assert centre is not None
+            return struct(f"{DATA}geometry.Circle", ("center", centre), ("radius", real))
         case "vector":
             return Wire(ConnectType("array", f"{DATA}DoubleVector", items=real))
         case "halfvec":
             return Wire(ConnectType("array", f"{DATA}FloatVector", items=ConnectType("float32")))
         case "sparsevec":
-            fields = (("dimensions", index), ("vector", ConnectType("map", items=real, keys=index)))
-            return Wire(ConnectType("struct", f"{DATA}SparseDoubleVector", fields=fields))
+            elements = ConnectType("map", items=real, keys=index)
+            return struct(f"{DATA}SparseDoubleVector", ("dimensions", index), ("vector", elements))
     if modes.unknown:
         return binary(modes.binary)
     return Wire(None, "Debezium leaves types out that it doesn't know; set include.unknown.datatypes to true")

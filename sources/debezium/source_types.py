@@ -162,19 +162,21 @@ def timestamp(mode: str, precision: int) -> Wire:
     return named("int64", f"{TIME}MicroTimestamp")
 
 
-def geometry(name: str) -> Wire:
-    """Geometry or Geography as well-known binary."""
-    fields = (("wkb", BYTES), ("srid", ConnectType("int32", optional=True)))
-    return Wire(ConnectType("struct", f"{DATA}geometry.{name}", fields=fields))
+def struct(name: str, *fields: tuple[str, ConnectType]) -> Wire:
+    """A type with parts."""
+    return Wire(ConnectType("struct", name, fields=fields))
+
+
+def geometry(name: str, *, extensions: bool = False) -> Wire:
+    """Geometry or Geography as well-known binary; `extensions`: what it was, if that doesn't tell."""
+    fields = [("wkb", BYTES), ("srid", ConnectType("int32", optional=True))]
+    if extensions:
+        fields.append(("extensions", ConnectType("map", optional=True, items=STRING, keys=STRING)))
+    return struct(f"{DATA}geometry.{name}", *fields)
 
 
 def point() -> Wire:
     """A point: its coordinates, and itself as well-known binary."""
     real = ConnectType("float64")
-    fields = (
-        ("x", real),
-        ("y", real),
-        ("wkb", ConnectType("bytes", optional=True)),
-        ("srid", ConnectType("int32", optional=True)),
-    )
-    return Wire(ConnectType("struct", f"{DATA}geometry.Point", fields=fields))
+    wkb, srid = ConnectType("bytes", optional=True), ConnectType("int32", optional=True)
+    return struct(f"{DATA}geometry.Point", ("x", real), ("y", real), ("wkb", wkb), ("srid", srid))

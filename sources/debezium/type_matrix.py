@@ -99,7 +99,18 @@ def semantic_types() -> Iterator[ConnectType]:
     yield from (ConnectType(kind) for kind in PLAIN)
     yield from (ConnectType(kind, name) for name, kind in SEMANTIC)
     yield ConnectType("bytes", f"{CONNECT}Decimal", parameters={"connect.decimal.precision": "10", "scale": "2"})
-    for text in ("numeric", "integer[]", "vector", "halfvec", "sparsevec", "point", "geometry", "geography"):
+    for text in (
+        "numeric",
+        "integer[]",
+        "vector",
+        "halfvec",
+        "sparsevec",
+        "point",
+        "box",
+        "geography",
+        "line",
+        "circle",
+    ):
         type_ = wire_type("postgres", text, modes_with("postgres")).type
         assert type_ is not None
         yield type_
