@@ -15,8 +15,10 @@ from sources.debezium.source_types import (
     geometry,
     named,
     point,
+    structured,
     time,
     timestamp,
+    zoned_timestamp,
 )
 
 _INTEGERS = {
@@ -72,12 +74,14 @@ def wire_type(text: str, modes: Modes) -> Wire:
             return Wire(ConnectType("boolean")) if length == 1 else named("bytes", f"{DATA}Bits", length=str(length))
         case "date":
             return date(modes.time)
+        case "time" if modes.time == "structured":
+            return structured("Duration", "years months days hours minutes seconds nanos precision")
         case "time":
             return time(modes.time, type_.number(0) or 0)
         case "datetime":
             return timestamp(modes.time, type_.number(0) or 0)
         case "timestamp":
-            return named("string", f"{TIME}ZonedTimestamp")
+            return zoned_timestamp(modes.time)
         case "year":
             return named("int32", f"{TIME}Year")
         case "point":

@@ -27,7 +27,7 @@ _COLUMNS = """
     SELECT n.nspname || '.' || c.relname AS "table", a.attname::text AS name, NOT a.attnotnull AS nullable,
         a.attgenerated <> '' AS generated, COALESCE(a.attnum = ANY(i.indkey), false) AS key,
         CASE WHEN t.typtype = 'e' THEN 'enum' WHEN e.typtype = 'e' THEN 'enum[]'
-            ELSE format_type(r.type, r.modifier) END AS type
+            ELSE format_type(r.type, r.modifier) END || repeat('[]', a.attndims - 1) AS type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
         JOIN resolved r ON r.attrelid = c.oid AND r.attnum = a.attnum
         JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'

@@ -20,6 +20,7 @@ from sources.debezium.source_types import (
     named,
     point,
     struct,
+    structured,
     time,
     timestamp,
 )
@@ -67,21 +68,30 @@ _SEMANTIC = {
     "tsvector": "Tsvector",
     "enum": "Enum",
 }
-_LEFT_OUT_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point", "bit"})
+_LEFT_OUT_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point"})
 _CAST = "keep a text of it in a column of its own, or leave it out (column.exclude.list)"
 
 
 def wire_type(text: str, modes: Modes) -> Wire:
     """What Debezium sends for a column whose type PostgreSQL writes as `text`."""
     type_ = _canonical(SqlType.parse(text))
-    if not type_.array:
-        return _one(type_, modes)
+    return _array(type_, modes) if type_.dimensions else _one(type_, modes)
+
+
+def _array(type_: SqlType, modes: Modes) -> Wire:
     if type_.name in _LEFT_OUT_ARRAYS:
         return Wire(None, f"Debezium leaves arrays of {type_.name} out of its records; {_CAST}")
-    item = _one(replace(type_, array=False), modes)
+    if type_.name == "bit":
+        return Wire(_bits("bit", type_.number(0)).type, f"Debezium sends arrays of bit as null; {_CAST}")
+    item = _one(replace(type_, dimensions=0), modes)
     if item.type is None:
         return item
-    return Wire(ConnectType("array", items=replace(item.type, optional=True)), item.loss)
+    loss = item.loss
+    if type_.dimensions > 1:
+        loss = f"Debezium sends the inner arrays as null; {_CAST}"
+    elif type_.name == "time" and (type_.number(0) is None or type_.arguments[0] > "3") and not loss:
+        loss = f"Debezium cuts the microseconds off in arrays; make the precision 3, or {_CAST}"
+    return Wire(ConnectType("array", items=replace(item.type, optional=True)), loss)
 
 
 def _canonical(type_: SqlType) -> SqlType:
@@ -104,7 +114,7 @@ def _one(type_: SqlType, modes: Modes) -> Wire:
         case "date":
             return date(modes.time)
         case "time":
-            return time(modes.time, 6 if precision is None else precision)
+            return _time(modes, 6 if precision is None else precision)
         case "timestamp":
             return timestamp(modes.time, 6 if precision is None else precision)
         case "timestamptz":
@@ -123,6 +133,8 @@ def _one(type_: SqlType, modes: Modes) -> Wire:
         case "hstore":
             return named("string", f"{DATA}Json")
     if name.startswith("interval"):
+        if modes.time == "structured":
+            return structured("Duration", "years months days hours minutes seconds nanos precision")
         if modes.interval == "string":
             return named("string", f"{TIME}Interval")
         return Wire(
@@ -130,6 +142,20 @@ def _one(type_: SqlType, modes: Modes) -> Wire:
             "a month becomes 30.4375 days; set interval.handling.mode to string",
         )
     return _shaped(name, modes)
+
+
+def _time(modes: Modes, precision: int) -> Wire:
+    wire = time(modes.time, precision)
+    if modes.time != "isostring":
+        return wire
+    return Wire(wire.type, "24:00:00 becomes 00:00:00; set time.precision.mode to adaptive_time_microseconds")
+
+
+def _zoned_time(modes: Modes) -> Wire:
+    if modes.time == "structured":
+        return structured("ZonedTime", "hour minute second nanos offsetSeconds precision")
+    lost = "Debezium moves the time to UTC and drops its offset; set time.precision.mode to structured (Debezium 3.7)"
+    return Wire(ConnectType("string", f"{TIME}ZonedTime"), f"{lost}, or {_CAST}")
 
 
 def _numeric(type_: SqlType, modes: Modes) -> Wire:

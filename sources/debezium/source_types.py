@@ -16,12 +16,12 @@ _TYPE = re.compile(r"([^(\[]*)(?:\((.*)\))?([^()\[]*)((?:\[\d*\])*)", re.DOTALL)
 @dataclass(frozen=True)
 class SqlType:
     """A type's name (lower case, one blank between words, without schema), the numbers or words in its brackets, the
-    words behind them, and whether it is an array."""
+    words behind them, and its dimensions if it is an array."""
 
     name: str
     arguments: tuple[str, ...] = ()
     suffix: str = ""
-    array: bool = False
+    dimensions: int = 0
 
     @classmethod
     def parse(cls, text: str) -> SqlType:
@@ -35,7 +35,7 @@ class SqlType:
             " ".join(name.lower().split()).rpartition(".")[2],
             tuple(part.strip() for part in arguments.split(",")) if arguments else (),
             words[len(" ".join(name.lower().split())) :].strip(),
-            bool(array),
+            array.count("["),
         )
 
     def number(self, position: int) -> int | None:
@@ -107,6 +107,10 @@ _MILLISECONDS = (
     " precision 3"
 )
 
+_NANOSECONDS = (
+    "timestamps before 1678 and after 2261 become null or stop the connector; set time.precision.mode to microseconds"
+)
+
 
 def named(kind: str, name: str, **parameters: str) -> Wire:
     """A semantic type."""
@@ -132,34 +136,60 @@ def binary(mode: str) -> Wire:
 
 def date(mode: str) -> Wire:
     """A date without time."""
+    if mode == "structured":
+        return structured("Date", "year month day specialValue")
     special = {"isostring": ("string", f"{TIME}IsoDate"), "connect": ("int32", f"{CONNECT}Date")}
     return named(*special.get(mode, ("int32", f"{TIME}Date")))
 
 
 def time(mode: str, precision: int) -> Wire:
     """A time of day without zone; `precision` is the number of its decimals."""
-    if mode == "isostring":
-        return named("string", f"{TIME}IsoTime")
-    if mode == "connect":
-        return Wire(ConnectType("int32", f"{CONNECT}Time"), _MILLISECONDS if precision > 3 else "")
-    if mode == "nanoseconds":
-        return named("int64", f"{TIME}NanoTime")
-    if mode == "adaptive" and precision <= 3:
-        return named("int32", f"{TIME}Time")
+    match mode:
+        case "isostring":
+            return named("string", f"{TIME}IsoTime")
+        case "structured":
+            return structured("Time", "hour minute second nanos precision")
+        case "connect":
+            return Wire(ConnectType("int32", f"{CONNECT}Time"), _MILLISECONDS if precision > 3 else "")
+        case "nanoseconds":
+            return named("int64", f"{TIME}NanoTime")
+        case "adaptive" if precision <= 3:
+            return named("int32", f"{TIME}Time")
     return named("int64", f"{TIME}MicroTime")
 
 
 def timestamp(mode: str, precision: int) -> Wire:
     """A timestamp without zone; `precision` is the number of its decimals."""
-    if mode == "isostring":
-        return named("string", f"{TIME}IsoTimestamp")
-    if mode == "connect":
-        return Wire(ConnectType("int64", f"{CONNECT}Timestamp"), _MILLISECONDS if precision > 3 else "")
-    if mode == "nanoseconds":
-        return named("int64", f"{TIME}NanoTimestamp")
-    if mode != "microseconds" and precision <= 3:
-        return named("int64", f"{TIME}Timestamp")
-    return named("int64", f"{TIME}MicroTimestamp")
+    match mode:
+        case "isostring":
+            return named("string", f"{TIME}IsoTimestamp")
+        case "structured":
+            return structured("Timestamp", "year month day hour minute second nanos specialValue precision")
+        case "connect":
+            return Wire(ConnectType("int64", f"{CONNECT}Timestamp"), _MILLISECONDS if precision > 3 else "")
+        case "nanoseconds":
+            return Wire(ConnectType("int64", f"{TIME}NanoTimestamp"), _NANOSECONDS)
+        case "microseconds":
+            return named("int64", f"{TIME}MicroTimestamp")
+    return named("int64", f"{TIME}{'Timestamp' if precision <= 3 else 'MicroTimestamp'}")
+
+
+def zoned_timestamp(mode: str) -> Wire:
+    """An instant."""
+    if mode == "structured":
+        parts = "year month day hour minute second nanos offsetSeconds zoneId specialValue precision"
+        return structured("ZonedTimestamp", parts)
+    return named("string", f"{TIME}ZonedTimestamp")
+
+
+_PARTS = dict.fromkeys(("month", "day", "hour", "minute", "second"), "int8")
+_PARTS |= {"specialValue": "string", "zoneId": "string", "seconds": "int64"}
+
+
+def structured(name: str, parts: str) -> Wire:
+    """A date or time in its parts (time.precision.mode structured), with infinity and zero dates as they are."""
+    fields = ((part, ConnectType(_PARTS.get(part, "int32"), optional=True)) for part in parts.split())
+    return struct(f"{TIME}Structured{name}", *fields)
 
 
 def struct(name: str, *fields: tuple[str, ConnectType]) -> Wire:

@@ -13,15 +13,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sources.debezium.convert import FIRST_DAY, LAST_DAY, Build, Fault, primitive, variable_decimal
+from sources.debezium.convert import FIRST_DAY, LAST_DAY, Build, Fault, primitive, text, variable_decimal
 from sources.debezium.raw import Ints, Mask, Nothing, Numbers, Raw, Spans, Structs
 
 Say = Callable[[int], str]
 _DAYS_OF_400_YEARS = 146_097
 _MARCH_OF_YEAR_0 = -719_468
-_INFINITE_DATES = {-622_191_234: "infinity", 622_191_234: "-infinity"}
-"""What is left of the PostgreSQL driver's infinite dates in 32 bits."""
-_INFINITE_TIMESTAMPS_US = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+_INFINITE_DATES = {
+    -622_191_234: "infinity",
+    -625_821_272: "-infinity",
+    2_146_033_979: "infinity",
+    -2_147_472_691: "-infinity",
+}
+"""What Debezium's PostgreSQL connector leaves of infinite dates in 32 bits, in a snapshot and while it streams: all
+beyond the dates that PostgreSQL has."""
+_INFINITE_MILLIS = {9_223_372_036_825_200_000: "infinity", -9_223_372_036_832_400_000: "-infinity"}
+_INFINITE_MICROS = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+_INFINITE_YEARS = {"+292278994": "infinity", "+5877611": "infinity"} | dict.fromkeys(
+    ("-5877611", "+292269055", "-292275055"), "-infinity"
+)
+"""The years that infinite dates and timestamps get in ISO texts."""
+_FIRST_MICROS = -210_866_803_200_000_000
+"""PostgreSQL's first timestamp, in 4714 BC: what lies before is one after 294247 that didn't fit into 64 bits."""
 
 
 def _texts(raw: Raw, low: int, high: int, usual: Callable[[Ints, Mask], pa.Array], rare: Say) -> pa.Array:
@@ -85,9 +98,8 @@ def time_of_day(per_second: int) -> Build:
 def timestamp(per_second: int) -> Build:
     """`2024-02-29T12:34:56.789000` (nanoseconds: nine digits), from units since 1970."""
     day = 86_400 * per_second
-    infinite = (
-        {v // (10**6 // per_second): t for v, t in _INFINITE_TIMESTAMPS_US.items()} if per_second <= 10**6 else {}
-    )
+    infinite = _INFINITE_MILLIS if per_second == 10**3 else _INFINITE_MICROS
+    first = _FIRST_MICROS if per_second == 10**6 else -(2**63)
 
     def usual(units: Ints, held: Mask) -> pa.Array:
         arrow = pa.timestamp("us" if per_second <= 10**6 else "ns")
@@ -98,10 +110,26 @@ def timestamp(per_second: int) -> Build:
         days, rest = divmod(units, day)
         return infinite.get(units) or f"{_date_text(days)}T{_time_text(rest, per_second)}"
 
-    def build(raw: Raw, _fault: Fault) -> pa.Array:
+    def build(raw: Raw, fault: Fault) -> pa.Array:
+        if isinstance(raw, Numbers):
+            lost = (raw.values < first) & (raw.values != -(2**63))
+            if raw.valid is not None:
+                lost &= raw.valid
+            if lost.any():
+                fault(lost, "a timestamp lies beyond what the connector's 64 bits can count")
         return _texts(raw, FIRST_DAY * day, (LAST_DAY + 1) * day - 1, usual, rare)
 
     return build
+
+
+def iso(raw: Raw, fault: Fault) -> pa.Array:
+    """ISO texts without the Z that Debezium puts behind values without zone."""
+    bare = pc.utf8_rtrim(text(raw, fault), characters="Z")
+    odd = pc.match_substring_regex(bare, "^[+-]").fill_null(False)
+    if not pc.any(odd, min_count=0).as_py():
+        return bare
+    written = [_INFINITE_YEARS.get(value[: value.index("-", 1)], value) for value in bare.filter(odd).to_pylist()]
+    return pc.replace_with_mask(bare, odd, pa.array(written, pa.string()))
 
 
 def decimal(scale: int) -> Build:

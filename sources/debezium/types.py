@@ -65,9 +65,9 @@ SEMANTIC = {
     ("io.debezium.time.ZonedTimestamp", "string"): LakeType(
         pa.timestamp("us", tz="UTC"), iso.zoned_timestamp, convert.text
     ),
-    ("io.debezium.time.IsoDate", "string"): LakeType(pa.date32(), iso.iso_date, convert.text),
-    ("io.debezium.time.IsoTime", "string"): LakeType(pa.time64("us"), iso.iso_time, convert.text),
-    ("io.debezium.time.IsoTimestamp", "string"): LakeType(pa.timestamp("us"), iso.iso_timestamp, convert.text),
+    ("io.debezium.time.IsoDate", "string"): LakeType(pa.date32(), iso.iso_date, texts.iso),
+    ("io.debezium.time.IsoTime", "string"): LakeType(pa.time64("us"), iso.iso_time, texts.iso),
+    ("io.debezium.time.IsoTimestamp", "string"): LakeType(pa.timestamp("us"), iso.iso_timestamp, texts.iso),
     ("io.debezium.time.ZonedTime", "string"): _TEXT,
     ("io.debezium.time.Year", "int32"): _INT32,
     ("io.debezium.time.MicroDuration", "int64"): _INT64,
@@ -144,8 +144,9 @@ def _scale(type_: ConnectType) -> int:
 def _decimal(type_: ConnectType, column: str) -> LakeType:
     """A decimal whose precision isn't given (money, some MariaDB expressions) gets all 38 digits that lakes have."""
     scale = _scale(type_)
-    precision = int(type_.parameters.get("connect.decimal.precision", _MAX_PRECISION))
-    if precision > _MAX_PRECISION or not 0 <= scale <= precision:
+    # PostgreSQL's numeric(2,4) has 2 digits, all behind the point and a zero
+    precision = max(int(type_.parameters.get("connect.decimal.precision", _MAX_PRECISION)), scale)
+    if precision > _MAX_PRECISION or scale < 0:
         raise UnsupportedChange(
             f"{column}: decimal({precision}, {scale}) doesn't fit into the {_MAX_PRECISION} digits that lake tables"
             " have; set the column's misfit to text (source.columns), narrow the column at the source, or set the"

@@ -57,8 +57,8 @@ def test_under_lakewards_own_settings_a_plain_table_loses_nothing() -> None:
     ("text", "parsed"),
     [
         ("timestamp(3) without time zone", SqlType("timestamp", ("3",), "without time zone")),
-        ("numeric(10,2)[]", SqlType("numeric", ("10", "2"), "", True)),
-        ("numeric(10, 2) []", SqlType("numeric", ("10", "2"), "", True)),
+        ("numeric(10,2)[]", SqlType("numeric", ("10", "2"), "", 1)),
+        ("numeric(10, 2) []", SqlType("numeric", ("10", "2"), "", 1)),
         ("INT(10) UNSIGNED ZEROFILL", SqlType("int", ("10",), "unsigned zerofill")),
         ("enum('a(1)','b')", SqlType("enum", ("'a(1)'", "'b'"))),
         ("public.hstore", SqlType("hstore")),

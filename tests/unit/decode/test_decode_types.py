@@ -128,6 +128,7 @@ def test_a_broken_record_of_a_table_with_maps_is_set_aside_alone() -> None:
 
 DATE, MICROS = named("int", TIME + "Date"), named("long", TIME + "MicroTimestamp")
 ZONED = named("string", TIME + "ZonedTimestamp")
+INFINITE_DAYS = (-622_191_234, -625_821_272, 2_146_033_979, -2_147_472_691)
 MISFITS = [
     (DATE, 2_932_897, "+10000-01-01"),
     (DATE, int(np.datetime64("-0043-03-15").astype(int)), "-0043-03-15"),
@@ -138,6 +139,12 @@ MISFITS = [
     (named("int", TIME + "Time"), 86_400_000, "24:00:00.000000"),
     (named("long", TIME + "NanoTime"), 1_001, "00:00:00.000001001"),
     (ZONED, "infinity", "infinity"),
+    (DATE, -622_191_234, "infinity"),
+    (DATE, -2_147_472_691, "-infinity"),
+    (named("long", TIME + "Timestamp"), 9_223_372_036_825_200_000, "infinity"),
+    (named("string", TIME + "IsoDate"), "+292269055-12-02Z", "-infinity"),
+    (named("string", TIME + "IsoDate"), "-0043-03-15Z", "-0043-03-15"),
+    (named("string", TIME + "IsoTimestamp"), "+292278994-08-16T23:00:00Z", "infinity"),
     (decimal(50, 2), (10**45).to_bytes(19), "1" + "0" * 43 + ".00"),
     (decimal(4, 2), (123_456).to_bytes(3), "1234.56"),
 ]
@@ -151,7 +158,7 @@ def test_a_column_whose_misfit_is_text_holds_every_value_as_text(type_: Any, val
     assert column(decoded).type == pa.string()
 
 
-@given(st.integers(-(2**31), 2**31 - 1).filter(lambda day: abs(day) != 622_191_234))
+@given(st.integers(-(2**31), 2**31 - 1).filter(lambda day: day not in INFINITE_DAYS))
 def test_every_day_is_written_as_numpy_writes_it(day: int) -> None:
     text = str(np.datetime64(day, "D"))
     year = int(text[:-6])
@@ -167,7 +174,7 @@ def test_every_day_is_written_as_numpy_writes_it(day: int) -> None:
         (named("long", TIME + "Timestamp"), 1_709_210_096_789, "2024-02-29T12:34:56.789000"),
         (named("long", TIME + "NanoTimestamp"), 1_709_210_096_789_012_000, "2024-02-29T12:34:56.789012000"),
         (named("long", TIME + "MicroTime"), 45_296_789_012, "12:34:56.789012"),
-        (named("string", TIME + "IsoDate"), "2024-02-29Z", "2024-02-29Z"),
+        (named("string", TIME + "IsoDate"), "2024-02-29Z", "2024-02-29"),
         (decimal(10, 2), b"\xff", "-0.01"),
     ],
 )
@@ -180,6 +187,12 @@ def test_a_misfit_becomes_null_where_that_is_the_policy(type_: Any, value: Any) 
     decoded = decode(type_, value, rule=ColumnConfig(misfit="set_null"))
     assert not decoded.rejected
     assert column(decoded).to_pylist() == [None]
+
+
+def test_a_timestamp_that_overflowed_in_the_connector_is_no_text_either() -> None:
+    decoded = decode(MICROS, -9_223_372_036_853_775_810, 0, rule=ColumnConfig(misfit="text"))
+    assert [rejected.index for rejected in decoded.rejected] == [0]
+    assert "64 bits" in str(decoded.rejected[0].reason)
 
 
 def test_a_misfit_of_an_array_nulls_the_array_alone() -> None:
