@@ -58,15 +58,15 @@ class MySqlSource:
             f"{table}.{column.name}"
             for table, found in columns.items()
             for column in found
-            if column.nullable and SqlType.parse(column.type).name in ("date", "datetime", "timestamp")
+            if SqlType.parse(column.type).name in ("date", "datetime", "timestamp")
         ]
         modes = str(await self._query(lambda cursor: _rows(cursor, "SELECT @@GLOBAL.sql_mode")[0][0]))
         if not temporal or {"NO_ZERO_DATE", "NO_ZERO_IN_DATE"} <= set(modes.split(",")):
             return ()
         return (
-            f"{self.address}: its sql_mode allows zero dates (0000-00-00); in columns that may be null"
-            f" ({', '.join(temporal)}) Debezium sends them as null. Set NO_ZERO_DATE and NO_ZERO_IN_DATE, if there are"
-            " none",
+            f"{self.address}: its sql_mode allows zero dates (0000-00-00), for which Debezium sends null, or the"
+            f" column's default where that is set and the column NOT NULL ({', '.join(temporal)}). Set NO_ZERO_DATE and"
+            " NO_ZERO_IN_DATE, if there are none",
         )
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:  # noqa: ARG002 - a replica shares nothing

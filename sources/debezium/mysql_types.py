@@ -31,12 +31,18 @@ _INTEGERS = {
 }
 _TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "nchar", "nvarchar"})
 _BINARIES = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
-_SEMANTIC = {"json": "Json", "enum": "Enum", "set": "EnumSet", "uuid": "Uuid"}
+_SEMANTIC = {"json": "Json", "enum": "Enum", "set": "EnumSet"}
 _GEOMETRIES = frozenset({
     "geometry", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geometrycollection",
     "geomcollection",
 })  # fmt: skip
 _CAST = "keep a text of it in a column of its own, or leave it out (column.exclude.list)"
+
+_TIMES = (
+    "times that are negative or reach 24:00 become null or another time; set time.precision.mode to"
+    " adaptive_time_microseconds"
+)
+_UUIDS = f"a uuid that ends in 00 becomes another one while Debezium streams (3.5); make it a char(36), or {_CAST}"
 
 
 def wire_type(text: str, modes: Modes) -> Wire:
@@ -77,13 +83,16 @@ def wire_type(text: str, modes: Modes) -> Wire:
         case "time" if modes.time == "structured":
             return structured("Duration", "years months days hours minutes seconds nanos precision")
         case "time":
-            return time(modes.time, type_.number(0) or 0)
+            wire = time(modes.time, type_.number(0) or 0)
+            return wire if modes.time == "adaptive_time_microseconds" else Wire(wire.type, _TIMES)
         case "datetime":
             return timestamp(modes.time, type_.number(0) or 0)
         case "timestamp":
             return zoned_timestamp(modes.time)
         case "year":
             return named("int32", f"{TIME}Year")
+        case "uuid":
+            return Wire(ConnectType("string", f"{DATA}Uuid"), _UUIDS)
         case "point":
             return point()
         case "vector":

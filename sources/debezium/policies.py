@@ -5,8 +5,9 @@ error         the pipeline stops at it
 set_null      the value becomes null
 text          the whole column is text, which holds them all
 
-And what of a value that Debezium itself put in a zero date's place: MariaDB and MySQL allow 0000-00-00, and where the
-column is NOT NULL Debezium sends 1970-01-01. Such a value is a misfit, unless the column's `accept_loss` is set.
+And what of a value that Debezium itself put in a zero date's place: MariaDB and MySQL allow 0000-00-00, for which
+Debezium sends 1970-01-01 where the column is NOT NULL without a default, and where it is a TIMESTAMP, which has no such
+instant. Such a value is a misfit, unless the column's `accept_loss` is set.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Rules = Mapping[str, ColumnConfig]
 """What the pipeline says of a table's columns, by name."""
 
 DEFAULT = ColumnConfig()
-_ZERO_DATES = "1970-01-01 in a NOT NULL column is what Debezium sends for a zero date (0000-00-00)"
+_ZONED = "io.debezium.time.ZonedTimestamp"
+_ZERO_DATES = "1970-01-01 is what Debezium sends for a zero date (0000-00-00); accept_loss (source.columns) stores it"
 
 
 def column_type(type_: ConnectType, rule: ColumnConfig, column: str, *, zero_dates: bool, key: bool) -> LakeType:
@@ -36,7 +38,7 @@ def column_type(type_: ConnectType, rule: ColumnConfig, column: str, *, zero_dat
     of the key. Raises UnsupportedChange, also for a rule that makes no sense for the type."""
     known = text_type(type_, column) if rule.misfit == "text" else lake_type(type_, column)
     build = known.build
-    if zero_dates and not type_.optional and not rule.accept_loss and type_.kind != "array":
+    if zero_dates and not rule.accept_loss and (type_.name == _ZONED or not type_.optional):
         typed = known if rule.misfit != "text" else lake_type(type_, column)
         if pa.types.is_date(typed.arrow) or pa.types.is_timestamp(typed.arrow):
             build = _without_epoch(build, typed)

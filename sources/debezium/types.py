@@ -115,7 +115,8 @@ def lake_type(type_: ConnectType, column: str) -> LakeType:
         return LakeType(arrow, convert.maps(arrow, keys.build, values.build))
     if type_.kind == "struct" and type_.name in _STRUCTS:
         parts = {name: lake_type(part, f"{column}.{name}") for name, part in type_.fields}
-        arrow = pa.struct([pa.field(n, parts[n].arrow, nullable=part.optional) for n, part in type_.fields])
+        # nullable all of them: where the struct is null, so are its parts, which Parquet's writer refuses otherwise
+        arrow = pa.struct([pa.field(name, parts[name].arrow) for name, _ in type_.fields])
         return LakeType(arrow, convert.structs(arrow, {n: part.build for n, part in parts.items()}))
     known = PLAIN.get(type_.kind) if type_.name is None else SEMANTIC.get((type_.name, type_.kind))
     if known is None:

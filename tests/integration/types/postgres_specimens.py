@@ -34,6 +34,19 @@ def wkb_point(x: float, y: float) -> bytes:
     return b"\1" + struct.pack("<I2d", 1, x, y)
 
 
+def _points(points: tuple[tuple[float, float], ...]) -> bytes:
+    return struct.pack("<I", len(points)) + b"".join(struct.pack("<2d", *point) for point in points)
+
+
+def wkb_line(*points: tuple[float, float]) -> bytes:
+    return b"\1" + struct.pack("<I", 2) + _points(points)
+
+
+def wkb_polygon(*points: tuple[float, float]) -> bytes:
+    """One ring; the first point closes it."""
+    return b"\1" + struct.pack("<2I", 3, 1) + _points((*points, points[0]))
+
+
 def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc] # year, month, day, …
 
@@ -48,7 +61,7 @@ UUID = "123e4567-e89b-12d3-a456-426614174000"
 SPECIMENS = (
     of("boolean", ("true", True), ("false", False)),
     of("bit(1)", ("B'1'", True), ("B'0'", False)),
-    of("bit(9)", ("B'100000001'", b"\x01\x01"), ("B'000000000'", b"\0\0"), ("B'000000001'", b"\x01\0")),
+    of("bit(9)", ("B'100000001'", b"\x01\x01"), ("B'000000000'", b""), ("B'000000001'", b"\x01")),
     of("bit varying(9)", ("B'101'", b"\x05")),
     of("smallint", ("32767", 32767), ("-32768", -32768)),
     of("integer", ("2147483647", 2**31 - 1), ("-2147483648", -(2**31))),
@@ -162,6 +175,32 @@ SPECIMENS = (
     of("daterange", ("'[2024-01-01,2024-02-01)'", "[2024-01-01,2024-02-01)")),
     of("int4multirange", ("'{[1,3),[5,7)}'", b"{[1,3),[5,7)}")),
     of("point", ("'(1.5,2.5)'", {"x": 1.5, "y": 2.5, "wkb": wkb_point(1.5, 2.5), "srid": None})),
+    of("line", ("'{1,2,3}'", {"a": 1.0, "b": 2.0, "c": 3.0})),
+    of("lseg", ("'[(0,0),(1,1)]'", {"wkb": wkb_line((0, 0), (1, 1)), "srid": None, "extensions": [("type", "lseg")]})),
+    of(
+        "box",
+        (
+            "'(1,1),(0,0)'",
+            {"wkb": wkb_polygon((0, 0), (1, 0), (1, 1), (0, 1)), "srid": None, "extensions": [("type", "box")]},
+        ),
+    ),
+    of(
+        "path",
+        (
+            "'[(0,0),(1,1)]'",
+            {"wkb": wkb_line((0, 0), (1, 1)), "srid": None, "extensions": [("type", "path"), ("closed", "false")]},
+        ),
+    ),
+    of(
+        "polygon",
+        (
+            "'((0,0),(1,1),(1,0))'",
+            {"wkb": wkb_polygon((0, 0), (1, 1), (1, 0)), "srid": None, "extensions": [("type", "polygon")]},
+        ),
+    ),
+    of(
+        "circle", ("'<(0,0),1>'", {"center": {"x": 0.0, "y": 0.0, "wkb": wkb_point(0, 0), "srid": None}, "radius": 1.0})
+    ),
     of("smallint[]", ("'{1,NULL,3}'", [1, None, 3]), ("'{}'", [])),
     of("integer[]", ("'{1,NULL,3}'", [1, None, 3]), ("'{}'", [])),
     of("bigint[]", ("'{9223372036854775807,NULL}'", [2**63 - 1, None])),
@@ -202,11 +241,7 @@ SPECIMENS = (
         hex=(["00ff", None],),
     ),
     of("date[]", ("'{2024-02-29,NULL}'", [date(2024, 2, 29), None])),
-    of(
-        "time[]",
-        ("'{12:34:56.789012,NULL}'", [time(12, 34, 56, 789012), None]),
-        connect=([time(12, 34, 56, 789000), None],),
-    ),
+    of("time(3)[]", ("'{12:34:56.789,NULL}'", [time(12, 34, 56, 789000), None])),
     of("timetz[]", ("'{12:00:00+00,NULL}'", ["12:00:00Z", None])),
     of(
         "timestamp[]",
@@ -222,20 +257,53 @@ SPECIMENS = (
     of("daterange[]", ("ARRAY['[2024-01-01,)'::daterange]", ["[2024-01-01,)"])),
 )
 
-REFUSED = (
-    ("line", "'{1,2,3}'"),
-    ("lseg", "'[(0,0),(1,1)]'"),
-    ("box", "'(1,1),(0,0)'"),
-    ("path", "'[(0,0),(1,1)]'"),
-    ("polygon", "'((0,0),(1,1),(1,0))'"),
-    ("circle", "'<(0,0),1>'"),
-    ("bit(9)[]", "ARRAY[B'100000001']"),
-    ("bit varying(9)[]", "ARRAY[B'101'::varbit]"),
-    ("money[]", "ARRAY['$1'::money]"),
-    ("name[]", "ARRAY['n'::name]"),
-    ("interval[]", "ARRAY['1 day'::interval]"),
-    ("xml[]", "ARRAY['<r/>'::xml]"),
-    ("point[]", "ARRAY['(1,2)'::point]"),
-    ("numeric(50,2)", "1"),
+REFUSED = {
+    "bit varying(9)[]": "leaves arrays of varbit out",
+    "money[]": "leaves arrays of money out",
+    "name[]": "leaves arrays of name out",
+    "interval[]": "leaves arrays of interval out",
+    "xml[]": "leaves arrays of xml out",
+    "point[]": "leaves arrays of point out",
+    "bit(9)[]": "as null",
+    "integer[][]": "inner arrays as null",
+    "numeric(50,2)": "decimal(50, 2) doesn't fit",
+    "time with time zone": "drops its offset",
+    "bit varying(9)": "drops a bit string's length",
+    "time[]": "cuts the microseconds off in arrays",
+    "integer GENERATED ALWAYS AS (1) STORED": "generated column",
+}
+"""Column types that `cdc deploy` refuses under Lakeward's own settings, and what it says."""
+
+SPECIAL_COLUMNS = (
+    "d date", "ts timestamp", "ts3 timestamp(3)", "tstz timestamptz", "t time", "n numeric(10,2)", "big numeric(50,2)",
+    "v numeric", "da date[]",
+)  # fmt: skip
+DEAD = object()
+SPECIALS: tuple[tuple[str, str, Any, Any], ...] = (
+    # column, literal, what is stored by default, what as text
+    ("d", "'infinity'", DEAD, "infinity"),
+    ("d", "'-infinity'", DEAD, "-infinity"),
+    ("d", "'10000-01-01'", DEAD, "+10000-01-01"),
+    ("d", "'5874897-12-31'", DEAD, "+5874897-12-31"),
+    ("d", "'9999-12-31'", date(9999, 12, 31), "9999-12-31"),
+    ("ts", "'infinity'", DEAD, "infinity"),
+    ("ts", "'-infinity'", DEAD, "-infinity"),
+    ("ts", "'0044-03-15 12:00 BC'", DEAD, "-0043-03-15T12:00:00.000000"),
+    ("ts", "'10000-01-01'", DEAD, "+10000-01-01T00:00:00.000000"),
+    ("ts", "'294276-12-31 23:59:59.999999'", DEAD, DEAD),
+    ("ts3", "'infinity'", DEAD, "infinity"),
+    ("ts3", "'-infinity'", DEAD, "-infinity"),
+    ("ts3", "'2024-02-29 12:34:56.789'", at(2024, 2, 29, 12, 34, 56, 789000), "2024-02-29T12:34:56.789000"),
+    ("tstz", "'infinity'", DEAD, "infinity"),
+    ("tstz", "'-infinity'", DEAD, "-infinity"),
+    ("tstz", "'0044-03-15 12:00+00 BC'", DEAD, "-0043-03-15T12:00:00.000000Z"),
+    ("tstz", "'10000-01-01+00'", DEAD, "+10000-01-01T00:00:00.000000Z"),
+    ("t", "'24:00:00'", DEAD, "24:00:00.000000"),
+    ("t", "'00:00:00'", time(0), "00:00:00.000000"),
+    ("n", "'NaN'", None, None),  # Debezium sends null
+    ("v", "'NaN'", None, None),
+    ("v", "'-Infinity'", None, None),
+    ("v", "1e60", "1" + 60 * "0", "1" + 60 * "0"),
+    ("big", "1e45", None, "1" + 45 * "0" + ".00"),  # text in both: no lake type holds the column
+    ("da", "'{infinity,2024-01-01}'", DEAD, DEAD),  # arrays have no text
 )
-"""Types whose place is found out by the experiment."""

@@ -86,8 +86,8 @@ def test_sparse_vectors_keep_their_dimensions_and_elements() -> None:
     found = column(decode(["null", SPARSE], value, None, {"dimensions": 0, "vector": []}))
     assert found.type == pa.struct(
         [
-            pa.field("dimensions", pa.int32(), nullable=False),
-            pa.field("vector", pa.map_(pa.int32(), pa.field("value", pa.float64(), nullable=False)), nullable=False),
+            pa.field("dimensions", pa.int32()),
+            pa.field("vector", pa.map_(pa.int32(), pa.field("value", pa.float64(), nullable=False))),
         ]
     )
     assert found.to_pylist() == [
@@ -230,7 +230,8 @@ def test_what_may_be_a_zero_date_is_set_aside_unless_the_loss_is_accepted(
 ) -> None:
     decoded = decode(type_, epoch, connector=connector)
     assert "zero date" in str(decoded.rejected[0].reason)
-    assert not decode(["null", type_], epoch, connector=connector).rejected
+    # a TIMESTAMP can't be 1970-01-01 00:00:00, whether it may be null or not
+    assert bool(decode(["null", type_], epoch, connector=connector).rejected) == (type_ == ZONED)
     assert not decode(type_, epoch, connector="postgresql.Source").rejected
     accepted = decode(type_, epoch, connector=connector, rule=ColumnConfig(accept_loss=True))
     assert not accepted.rejected
