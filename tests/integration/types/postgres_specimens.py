@@ -79,7 +79,7 @@ SPECIMENS = (
     of(
         "numeric(38,0)",
         (str(BIG), BIG),
-        (f"-{BIG}", -BIG),
+        (f"-{BIG}", Decimal(f"-{BIG}")),
         string=(str(BIG), f"-{BIG}"),
         double=(float(BIG), -float(BIG)),
     ),
@@ -173,7 +173,13 @@ SPECIMENS = (
     of("tsrange", ("'[2024-01-01,2024-02-01)'", '["2024-01-01 00:00:00","2024-02-01 00:00:00")')),
     of("tstzrange", ("'[2024-01-01 00:00+00,)'", '["2024-01-01 00:00:00+00",)')),
     of("daterange", ("'[2024-01-01,2024-02-01)'", "[2024-01-01,2024-02-01)")),
-    of("int4multirange", ("'{[1,3),[5,7)}'", b"{[1,3),[5,7)}")),
+    of(
+        "int4multirange",
+        ("'{[1,3),[5,7)}'", b"{[1,3),[5,7)}"),
+        base64=("e1sxLDMpLFs1LDcpfQ==",),
+        base64_url_safe=("e1sxLDMpLFs1LDcpfQ==",),
+        hex=("7b5b312c33292c5b352c37297d",),
+    ),
     of("point", ("'(1.5,2.5)'", {"x": 1.5, "y": 2.5, "wkb": wkb_point(1.5, 2.5), "srid": None})),
     of("line", ("'{1,2,3}'", {"a": 1.0, "b": 2.0, "c": 3.0})),
     of("lseg", ("'[(0,0),(1,1)]'", {"wkb": wkb_line((0, 0), (1, 1)), "srid": None, "extensions": [("type", "lseg")]})),
@@ -181,7 +187,7 @@ SPECIMENS = (
         "box",
         (
             "'(1,1),(0,0)'",
-            {"wkb": wkb_polygon((0, 0), (1, 0), (1, 1), (0, 1)), "srid": None, "extensions": [("type", "box")]},
+            {"wkb": wkb_polygon((1, 1), (1, 0), (0, 0), (0, 1)), "srid": None, "extensions": [("type", "box")]},
         ),
     ),
     of(

@@ -262,7 +262,8 @@ async def _capture_mariadb(services: Endpoints, folder: Path) -> Captured:
 
 
 def normal(value: Any, sink: str) -> Any:
-    """A value as it compares: floats by their bits (NaN is itself, -0.0 isn't 0.0), times in Delta as text."""
+    """A value as it compares: floats by their bits (NaN is itself, -0.0 isn't 0.0), times in Delta as text, maps in the
+    order of their keys."""
     if isinstance(value, float):
         return ("NaN",) if value != value else struct.pack("<d", value)
     if isinstance(value, time) and sink == "delta":
@@ -270,6 +271,8 @@ def normal(value: Any, sink: str) -> Any:
     if isinstance(value, dict):
         return {name: normal(part, sink) for name, part in value.items()}
     if isinstance(value, list):
+        if value and all(isinstance(part, tuple) for part in value):
+            return sorted((key, normal(part, sink)) for key, part in value)
         return [normal(part, sink) for part in value]
     return value
 
