@@ -84,12 +84,6 @@ def table_of(
     names = tuple(name for name, _ in key.fields) if key is not None else ()
     has_zero_dates = (source.name or "").startswith(_ZERO_DATES)
     columns, types = _fields(after, topic, rules, names, has_zero_dates)
-    unknown = [name for name in rules if name not in columns.names]
-    if unknown:
-        raise UnsupportedChange(
-            f"topic {topic}: source.columns names {', '.join(unknown)}, which the records don't have; there are"
-            f" {', '.join(columns.names)}"
-        )
     key_types: tuple[LakeType, ...] = ()
     if key is not None:
         key_columns, key_types = _fields(key, topic, rules, names, has_zero_dates)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
 from app.deployment import deploy, deployed_topics, remove_topics, undeploy
@@ -27,7 +26,6 @@ from stack.manager import Endpoints
 from verify.lake import read_sink_table
 
 TIMEOUT_SECONDS = 120.0
-CONVERTERS = ("avro-apicurio", "json-schema", "json")
 STREAMED = 1000
 """Rows that are written while the connectors stream have ids from here on."""
 
@@ -45,14 +43,13 @@ class Variant:
 
 @dataclass
 class Found:
-    """What a variant brought: per table and sink the rows, per table the ids and reasons of the dead letters and the
-    columns' Arrow types."""
+    """What a variant brought: per table and sink the rows by id, per table the reasons of the dead letters by id, per
+    topic the columns' types on Kafka; what `cdc deploy` warned of, and how many records took a path of their own."""
 
     rows: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict)
     dead: dict[str, dict[int, str]] = field(default_factory=dict)
-    types: dict[str, pa.Schema] = field(default_factory=dict)
-    stored: dict[tuple[str, str], pa.Schema] = field(default_factory=dict)
     wire: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     fallback_rows: int = 0
 
 
@@ -114,14 +111,19 @@ async def capture(
     settings = {v.name: settings_of(v, source, services, folder / v.name) for v in variants}
     expected = dict(await fill(0))
     try:
-        await asyncio.gather(*(deploy(s.pipeline, s.platform, quiet, quiet) for s in settings.values()))
+        warnings: dict[str, list[str]] = {name: [] for name in settings}
+        await asyncio.gather(
+            *(deploy(s.pipeline, s.platform, quiet, warnings[name].append) for name, s in settings.items())
+        )
         await asyncio.gather(*(_read(s, expected) for s in settings.values()))
         for table, rows in (await fill(STREAMED)).items():
             expected[table] += rows
         chunks = await asyncio.gather(*(_read(s, expected) for s in settings.values()))
-        return {
-            name: await _land(settings[name], folder / name, read) for name, read in zip(settings, chunks, strict=True)
-        }
+        found = {}
+        for name, read in zip(settings, chunks, strict=True):
+            found[name] = await _land(settings[name], folder / name, read)
+            found[name].warnings = warnings[name]
+        return found
     finally:
         await asyncio.gather(*(undeploy(s.pipeline, s.platform, quiet) for s in settings.values()))
         for s in settings.values():
@@ -162,8 +164,6 @@ def _write(settings: Settings, folder: Path, chunks: Sequence[Chunk], decoder: A
     for chunk, part in zip(chunks, decoded, strict=True):
         table = chunk.topic.rpartition(".")[2]
         found.fallback_rows += part.fallback_rows
-        for change in part.changes:
-            found.types[table] = change.schema.columns
         for rejected in part.rejected:
             key = _id(chunk, rejected.index)
             found.dead.setdefault(table, {})[key] = str(rejected.reason)
@@ -182,7 +182,6 @@ def _write(settings: Settings, folder: Path, chunks: Sequence[Chunk], decoder: A
         rows = read_sink_table(plan, topic)
         assert rows is not None
         where = topic.rpartition(".")[2], plan.target.sink_id
-        found.stored[where] = rows.schema
         found.rows[where] = {row["id"]: row for row in rows.to_pylist()}
         assert len(found.rows[where]) == rows.num_rows
     return found

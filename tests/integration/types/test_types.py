@@ -380,6 +380,23 @@ def test_mariadb_values_that_no_lake_type_holds_follow_the_columns_policy(
     check_special(mariadb_types, variant, sink, mariadb_specimens.SPECIALS)
 
 
+def test_deploy_warns_of_a_server_that_allows_zero_dates(postgres_types: Captured, mariadb_types: Captured) -> None:
+    (warning,) = mariadb_types.found["avro"].warnings
+    assert "zero dates" in warning
+    assert ".special.dn" in warning
+    assert not postgres_types.found["avro"].warnings
+
+
+def test_only_records_of_tables_with_maps_in_json_take_a_path_of_their_own(
+    postgres_types: Captured, mariadb_types: Captured
+) -> None:
+    """PostgreSQL's geometries have a map."""
+    every = 2 * (rows_of(postgres_types.specimens) + 1)
+    slow = {name: found.fallback_rows for name, found in postgres_types.found.items()}
+    assert slow == {name: 0 if name in ("avro", "connect") else every for name in POSTGRES_VARIANTS}
+    assert not any(found.fallback_rows for found in mariadb_types.found.values())
+
+
 def test_every_type_of_the_matrix_is_tried_that_the_servers_have() -> None:
     extensions = {"geometry", "geography", "vector", "halfvec", "sparsevec"}
     tried = {specimen.type for specimen in postgres_specimens.SPECIMENS} | REFUSED.keys()
