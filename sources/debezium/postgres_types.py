@@ -118,12 +118,9 @@ def _one(type_: SqlType, modes: Modes) -> Wire:
         case "timestamp":
             return timestamp(modes.time, 6 if precision is None else precision)
         case "timestamptz":
-            return named("string", f"{TIME}ZonedTimestamp")
+            return zoned_timestamp(modes.time)
         case "timetz":
-            return Wire(
-                ConnectType("string", f"{TIME}ZonedTime"),
-                f"Debezium moves the time to UTC and drops its offset; {_CAST}",
-            )
+            return _zoned_time(modes)
         case "bytea":
             return binary(modes.binary)
         case "bit" | "varbit":
