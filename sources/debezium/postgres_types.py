@@ -23,6 +23,7 @@ from sources.debezium.source_types import (
     structured,
     time,
     timestamp,
+    zoned_timestamp,
 )
 
 _ALIASES = {
