@@ -30,7 +30,7 @@ SPECIAL_VALUES = (
     SpecialValue(_PG, "dates before the year 1 in a snapshot", "**the year without BC**", "that date", "that date"),
     SpecialValue(_PG, "`time` 24:00:00", _AS_IS, _DEAD, "`24:00:00.000000`"),
     SpecialValue(_PG, "NaN and infinity in `real`, `double precision`", _AS_IS, _AS_IS, ""),
-    SpecialValue(_PG, "NaN and infinity in `numeric`, `precise`", "**null**", "null", "null"),
+    SpecialValue(_PG, "NaN and infinity in `numeric`, `precise`", "the connector stops (below)", "", ""),
     SpecialValue(_PG, "`numeric` without precision, any size", _AS_IS, "text", ""),
     SpecialValue(_PG, "an infinite date in an array", "as above", _DEAD, "not possible"),
     SpecialValue(_MY, "zero dates, column may be null", "**null**", "null", "null"),

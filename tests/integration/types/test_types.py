@@ -20,8 +20,9 @@ import pytest
 from harness import STREAMED, Found, Variant, capture, settings_of
 from postgres_specimens import DEAD, REFUSED, Specimen
 
-from app.deployment import deploy
+from app.deployment import deploy, deployed_topics, remove_topics, undeploy
 from config.errors import ConfigurationError
+from sources.debezium.client import DebeziumClient
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.schemaless import wire_type
 from sources.debezium.source_types import Modes
@@ -30,8 +31,10 @@ from stack.manager import Endpoints
 from stack.testing import StartServices
 
 TEXT = {"misfit": "text"}
+WARN = {"event.converting.failure.handling.mode": "warn"}
+"""Debezium's default, under which NaN in a decimal arrives as null; under Lakeward's own setting it stops."""
 POSTGRES_VARIANTS = {
-    "avro": Variant("avro"),
+    "avro": Variant("avro", options=WARN),
     "json-schema": Variant(
         "js",
         "json-schema",
@@ -62,7 +65,7 @@ POSTGRES_VARIANTS = {
     ),
     "nanoseconds": Variant("ns", "json-schema", {"time.precision.mode": "nanoseconds"}, tables=("every",)),
     "structured": Variant("st", "json-schema", {"time.precision.mode": "structured"}, tables=("every",)),
-    "text": Variant("tx", "json"),
+    "text": Variant("tx", "json", WARN),
 }
 MARIADB_VARIANTS = {
     "avro": Variant("mavro"),
@@ -406,6 +409,41 @@ def test_every_type_of_the_matrix_is_tried_that_the_servers_have() -> None:
     # the connector's parser of DDL stops at inet6, and this server has no vectors
     unknown = {"inet4", "inet6", "vector(3)", "decimal(65,30)"}
     assert set(MARIADB_TYPES) - {specimen.type for specimen in mariadb_specimens.SPECIMENS} == unknown
+
+
+async def test_a_value_that_debezium_cannot_convert_stops_the_connector(services: Endpoints, tmp_path: Path) -> None:
+    def nobody(_: str) -> None:
+        """Nobody reads it."""
+
+    server, name = services["postgres"], f"t{uuid4().hex[:10]}"
+    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
+    admin = await asyncpg.connect(**login, database=server.more["database"])
+    await admin.execute(f"CREATE DATABASE {name}")
+    database = await asyncpg.connect(**login, database=name)
+    source = {
+        **{key: value for key, value in login.items() if key != "user"},
+        "username": server.user,
+        "database": name,
+        "tables": ["public.every"],
+        "slot_name": "",
+    }
+    settings = settings_of(Variant(name), source, services, tmp_path / "files")
+    try:
+        await database.execute("CREATE TABLE every (id int PRIMARY KEY, n numeric(10,2))")
+        await database.execute("INSERT INTO every VALUES (1, 1.5)")
+        await deploy(settings.pipeline, settings.platform, nobody, nobody)
+        await database.execute("INSERT INTO every VALUES (2, 'NaN')")
+        async with asyncio.timeout(60), DebeziumClient.from_config(settings.platform.connector) as connect:
+            # Connect has no call that waits
+            while (status := await connect.status(name)) is None or status.failure is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        assert "task 0" in status.failure
+    finally:
+        await undeploy(settings.pipeline, settings.platform, nobody)
+        await remove_topics(settings.platform, await deployed_topics(settings.pipeline, settings.platform), nobody)
+        await database.close()
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
 
 
 async def test_deploy_refuses_the_columns_that_would_lose_values(services: Endpoints, tmp_path: Path) -> None:
