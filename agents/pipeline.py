@@ -53,7 +53,8 @@ class Pipeline:
     """Implements the consumer's `Positions`, the agents' decoding, and the life of the writers.
 
     `partition_count(topic)` is the number of partitions that the broker reports, None while unknown. `on_watermark`
-    is awaited with (sink id, commit) after each landed commit; `crash` with what must end the worker.
+    is awaited with (sink id, commit) after each landed commit; `crash` with what must end the worker; `prepare` before
+    anything is decoded.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Pipeline:
         generation: Callable[[], int],
         on_watermark: Callable[[str, Commit], Awaitable[None]],
         crash: Callable[[BaseException], Awaitable[None]],
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.backlog = Backlog(budget)
         self.stats = PipelineStats()
@@ -80,6 +82,7 @@ class Pipeline:
         self._epoch = 0
         self._on_watermark = on_watermark
         self._crash = crash
+        self._prepare = prepare
         self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._set_aside: WeakKeyDictionary[Chunk, asyncio.Task[None]] = WeakKeyDictionary()
         self.writers: dict[tuple[str, str], TableWriter] = {}
@@ -109,6 +112,8 @@ class Pipeline:
 
     async def start(self) -> None:
         """Reach every destination (waiting for those that are away) and start the writers."""
+        if self._prepare is not None:
+            await self._prepare()
         await asyncio.gather(*(writer.start() for writer in self._distinct))
 
     async def stop(self) -> None:

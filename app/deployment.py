@@ -14,8 +14,8 @@ from config.platform import PlatformConfig
 from sources.debezium.client import DebeziumClient
 from sources.debezium.connect_errors import ConnectorExists, ConnectorMissing
 from sources.debezium.connectors import connector_for, internal_topics
-from sources.debezium.source_column import SourceColumn
-from sources.debezium.source_database import capture_problems, source_database
+from sources.debezium.source_database import capture_problems, not_logged, source_database
+from sources.debezium.source_types import SourceColumn
 from sources.kafka.provisioner import wanted_topics
 from sources.protocols import TopicOutcome
 from sources.registry import transport_for
@@ -38,7 +38,7 @@ async def deploy(pipeline: PipelineConfig, platform: PlatformConfig, say: Say, w
     async with DebeziumClient.from_config(platform.connector) as connect:
         current = await connect.get(pipeline.pipeline_id)
         columns = await _look_at_source(pipeline, platform, warn, connector_exists=current is not None)
-        left_out = [(table, column.name) for table, there in columns.items() for column in there if not column.logged]
+        left_out = not_logged(columns)
         for table, column in left_out:
             warn(f"{table}: column {column} is generated: it is left out, since the source's log doesn't have it")
         config = connector_for(pipeline, platform, left_out).to_connector_config()
@@ -85,11 +85,15 @@ async def _look_at_source(
     database = source_database(pipeline)
     try:
         columns = await database.columns()
-        problems = await capture_problems(database, columns, pipeline, platform, connector_exists=connector_exists)
+        problems, warnings = await capture_problems(
+            database, columns, pipeline, platform, connector_exists=connector_exists
+        )
     except Unavailable as error:
         # Connect may reach a database that this machine doesn't; if it doesn't either, it says so itself.
         warn(f"{error}; going on, Connect will try it")
         return {}
+    for warning in warnings:
+        warn(warning)
     if problems:
         raise ConfigurationError("the source can't be captured as it is:\n" + "\n".join(f"  {p}" for p in problems))
     return columns

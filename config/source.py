@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, SecretStr
 
+from config.columns import ColumnConfig
 from config.model import SLOT_NAME, Model
 
 UNAVAILABLE_VALUE = "__debezium_unavailable_value"
@@ -65,6 +66,8 @@ class SourceConfig(Model):
         default=None, ge=1, le=2**32 - 1, validation_alias=AliasChoices("server_id", "mysql_server_id")
     )
     """Number as a replica (mysql, mariadb; also accepted as `mysql_server_id`); unset: from the pipeline_id."""
+    columns: dict[TableName, dict[str, ColumnConfig]] = Field(default={})
+    """Types and policies of single columns, by table (`schema.table`) and column."""
 
 
 def topic_name(prefix: str, table: str) -> str:

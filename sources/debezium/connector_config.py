@@ -78,6 +78,8 @@ class BaseConnectorConfig(BaseModel):
             "decimal.handling.mode": self.decimal_handling_mode,
             "time.precision.mode": self.time_precision_mode,
             "binary.handling.mode": "bytes",
+            # `warn`, the default, sends null for a value that can't be converted (NaN in a decimal, say).
+            "event.converting.failure.handling.mode": "fail",
             "tombstones.on.delete": "true",
             # Truncates are skipped by default: the sink would keep rows that the source has lost, silently.
             "skipped.operations": "none",

@@ -20,15 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from config.errors import UnsupportedChange
-from sources.changes import CDC_OFFSET, CDC_OP, CDC_TS, UNCHANGED_FIELD, TableSchema
+from sources.changes import CDC_NAMES, CDC_OFFSET, CDC_OP, CDC_TS, UNCHANGED_FIELD, TableSchema
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.convert import bitmap, primitive
+from sources.debezium.policies import DEFAULT, Rules, column_type
 from sources.debezium.raw import Lists, Mask, Nothing, Numbers, Raw, Spans, Structs, gather, scatter
-from sources.debezium.types import LakeType, lake_fields
+from sources.debezium.types import LakeType
 
 Rows = npt.NDArray[np.intp]
 Faults = dict[int, str]
 
+_ZERO_DATES = ("io.debezium.connector.mariadb", "io.debezium.connector.mysql")
 _OP_COLUMN = pa.field(CDC_OP, pa.string(), nullable=False)
 _TS_TYPE = pa.timestamp("us", tz="UTC")
 _C, _R, _U, _D, _M, _T = (ord(c) for c in "crudmt")
@@ -68,21 +70,24 @@ def is_envelope(value: ConnectType) -> bool:
 
 
 def table_of(
-    value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str, placeholder: bytes
-) -> Table:
-    """The table that an envelope's schema and the schema of its Kafka key describe.
+    value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str, rules: Rules | None,
+    placeholder: bytes,
+) -> Table:  # fmt: skip
+    """The table that an envelope's schema and the schema of its Kafka key describe, under the pipeline's rules for its
+    columns.
 
     Raises UnsupportedChange for columns that can't be stored, and for a key that isn't made of columns.
     """
     after, source = value.child("after"), value.child("source")
     assert after is not None
     assert source is not None
-    columns, types = lake_fields(after, topic)
+    rules = rules or {}
+    names = tuple(name for name, _ in key.fields) if key is not None else ()
+    has_zero_dates = (source.name or "").startswith(_ZERO_DATES)
+    columns, types = _fields(after, topic, rules, names, has_zero_dates)
     key_types: tuple[LakeType, ...] = ()
-    names: tuple[str, ...] = ()
     if key is not None:
-        key_columns, key_types = lake_fields(key, topic)
-        names = tuple(key_columns.names)
+        key_columns, key_types = _fields(key, topic, rules, names, has_zero_dates)
         for f in key_columns:
             if f.name not in columns.names or columns.field(f.name).type != f.type:
                 raise UnsupportedChange(
@@ -91,6 +96,25 @@ def table_of(
                 )
     postgres = (source.name or "").startswith("io.debezium.connector.postgresql")
     return Table(TableSchema(columns, names, schema_id), types, key_types, placeholder if postgres else None)
+
+
+def _fields(
+    struct: ConnectType, topic: str, rules: Rules, key: tuple[str, ...], zero_dates: bool
+) -> tuple[pa.Schema, tuple[LakeType, ...]]:
+    """The columns of a table whose rows are `struct`. Raises UnsupportedChange, also for a column that is named
+    like one of ours."""
+    types, fields = [], []
+    for name, type_ in struct.fields:
+        column = f"topic {topic}, column {name}"
+        if name in CDC_NAMES:
+            raise UnsupportedChange(
+                f"{column}: the name is taken by Lakeward's own column; rename the source's column, or leave it out"
+                " (column.exclude.list)"
+            )
+        rule = rules.get(name, DEFAULT)
+        types.append(column_type(type_, rule, column, zero_dates=zero_dates, key=name in key))
+        fields.append(pa.field(name, types[-1].arrow, nullable=type_.optional or types[-1].nulls))
+    return pa.schema(fields), tuple(types)
 
 
 @dataclass
@@ -120,11 +144,17 @@ KeyColumns = Callable[[Rows], tuple[list[Raw], Faults]]
 
 
 def rows_of(
-    events: Events, table: Table, offsets: npt.NDArray[np.int64], keys: KeyColumns, key_changed: Callable[[int], bool]
+    events: Events,
+    table: Table,
+    offsets: npt.NDArray[np.int64],
+    keys: KeyColumns,
+    say: Callable[[int], str],
+    key_changed: Callable[[int], bool],
 ) -> Outcome:
     """The rows of `events`, in their order, without the faulty ones.
 
-    `key_changed` says whether an event makes a row under the new key of a row that had another one.
+    `say` names an event (topic, partition, offset) for errors; `key_changed` says whether an event makes a row under
+    the new key of a row that had another one. Raises UnsupportedChange for a misfit in a column whose policy says so.
     """
     faults = dict(events.faults)
     ops = _ops(events, faults)
@@ -144,9 +174,16 @@ def rows_of(
         known[without] = False
         raws[column] = scatter(gather(raws[column], np.flatnonzero(known)), known)
 
+    stopping = {name for name, type_ in zip(table.schema.columns.names, table.types, strict=True) if type_.stops}
+
     def fault_in(name: str, rows: Rows) -> Callable[[Mask, str], None]:
         def fault(wrong: Mask, reason: str) -> None:
             for row in rows[np.flatnonzero(wrong)].tolist():
+                if name in stopping:
+                    raise UnsupportedChange(
+                        f"{say(int(kept[row]))}, column {name}: {reason}; its misfit is error: correct the value at the"
+                        " source, or choose dead_letter, set_null or text (source.columns)"
+                    )
                 faults.setdefault(int(kept[row]), f"column {name}: {reason}")
 
         return fault
@@ -315,9 +352,10 @@ def _placeholders(raw: Raw, placeholder: bytes) -> Rows:
     if isinstance(raw, Spans):
         rows = np.flatnonzero(raw.length == len(placeholder))
         return rows[[_bytes_at(raw, row) == placeholder for row in rows.tolist()]] if len(rows) else rows
+    if isinstance(raw, Structs):
+        return _placeholders(raw.children["key"], placeholder) if "key" in raw.children else np.zeros(0, np.intp)
     if isinstance(raw, Lists):
-        held = raw.items.children.get("key", Nothing(0)) if isinstance(raw.items, Structs) else raw.items
-        items = _placeholders(held, placeholder)
+        items = _placeholders(raw.items, placeholder)
         ends = np.cumsum(raw.counts)
         if len(items):
             return np.unique(np.searchsorted(ends, items, side="right"))

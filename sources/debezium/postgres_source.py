@@ -11,16 +11,29 @@ import asyncpg
 
 from config.errors import ConfigurationError, Unavailable
 from config.source import SourceConfig
-from sources.debezium.source_column import SourceColumn
+from sources.debezium.source_types import SourceColumn
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.1
 
 _COLUMNS = """
+    WITH RECURSIVE resolved AS (
+        SELECT a.attrelid, a.attnum, a.atttypid AS type, a.atttypmod AS modifier
+        FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT r.attrelid, r.attnum, t.typbasetype, t.typtypmod
+        FROM resolved r JOIN pg_type t ON t.oid = r.type WHERE t.typtype = 'd'
+    )
     SELECT n.nspname || '.' || c.relname AS "table", a.attname::text AS name, NOT a.attnotnull AS nullable,
-      a.attgenerated = '' AS logged
+        a.attgenerated <> '' AS generated, COALESCE(a.attnum = ANY(i.indkey), false) AS key,
+        CASE WHEN t.typtype = 'e' THEN 'enum' WHEN e.typtype = 'e' THEN 'enum[]'
+            ELSE format_type(r.type, r.modifier) END || repeat('[]', a.attndims - 1) AS type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
-    WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = ANY($1)
+        JOIN resolved r ON r.attrelid = c.oid AND r.attnum = a.attnum
+        JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
+        LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+        LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1)
     ORDER BY 1, a.attnum
 """
 
@@ -56,13 +69,18 @@ class PostgresSource:
             return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
 
     async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
-        """The columns of the captured tables that exist. Generated ones aren't in pgoutput's stream."""
+        """The columns of the captured tables that exist, in their order."""
         async with self._connected() as connection:
             rows = await connection.fetch(_COLUMNS, list(self._source.tables))
-        found: dict[str, list[SourceColumn]] = {}
+        found: dict[str, tuple[SourceColumn, ...]] = {}
         for row in rows:
-            found.setdefault(row["table"], []).append(SourceColumn(row["name"], row["nullable"], row["logged"]))
-        return {table: tuple(columns) for table, columns in found.items()}
+            column = SourceColumn(row["name"], row["type"], row["nullable"], row["key"], row["generated"])
+            found[row["table"]] = (*found.get(row["table"], ()), column)
+        return found
+
+    async def warnings(self, columns: Mapping[str, tuple[SourceColumn, ...]]) -> tuple[str, ...]:  # noqa: ARG002
+        """None: what PostgreSQL's values lose is known by their types."""
+        return ()
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:
         """Settings and rights that logical replication needs."""
