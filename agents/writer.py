@@ -28,6 +28,7 @@ import structlog
 from config.errors import BadRecord, ConfigurationError, OffsetGap, Unavailable, ValuesUnknown
 from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
+from sinks.unchanged import without
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TopicPartition
 
 log = structlog.get_logger("lakeward.writer")
@@ -229,7 +230,7 @@ class TableWriter:
                     ]
                     if rejected:
                         await self._on_rejected(self, chunk, rejected)
-                batch = batch.without(error.records.keys())
+                batch = without(batch, error.records.keys())
             else:
                 return receipt, batch
 

@@ -11,17 +11,13 @@ The contract, which `tests/contract` runs over every sink:
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from config.errors import OffsetGap
-from sources.changes import CDC_OFFSET, ChangeBatch, TopicPartition
+from sources.changes import ChangeBatch, TopicPartition
 
 
 class OffsetRange(NamedTuple):
@@ -61,17 +57,6 @@ class Batch:
     @property
     def num_rows(self) -> int:
         return sum(change.rows.num_rows for change in self.changes)
-
-    def without(self, records: Collection[tuple[str, int, int]]) -> Batch:
-        """The batch over the same offsets without the changes at these (topic, partition, offset)."""
-        gone: dict[TopicPartition, list[int]] = defaultdict(list)
-        for topic, partition, offset in records:
-            gone[TopicPartition(topic, partition)].append(offset)
-        changes = []
-        for change in self.changes:
-            kept = pc.invert(pc.is_in(change.rows.column(CDC_OFFSET), pa.array(gone[change.tp], pa.int64())))
-            changes.append(replace(change, rows=change.rows.filter(kept)))
-        return replace(self, changes=changes)
 
     @property
     def keyed(self) -> Sequence[ChangeBatch]:

@@ -8,15 +8,19 @@ in the row that the table has now (`from_table`). If neither has it the record c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from config.errors import ValuesUnknown
-from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_TOPIC, CDC_UNCHANGED, UNCHANGED_FIELD
+from sinks.base import Batch
+from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_TOPIC, CDC_UNCHANGED, UNCHANGED_FIELD, TopicPartition
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -76,6 +80,18 @@ def from_table(rows: pa.Table, deleted: Mask, key: Sequence[str], log: pa.Table,
         source[open_rows[mine]] = rows.num_rows + at[mine]
         rows = rows.set_column(rows.column_names.index(column), column, both.take(pa.array(source)))
     return rows
+
+
+def without(batch: Batch, records: Collection[tuple[str, int, int]]) -> Batch:
+    """The batch over the same offsets without the changes at these (topic, partition, offset)."""
+    gone: dict[TopicPartition, list[int]] = defaultdict(list)
+    for topic, partition, offset in records:
+        gone[TopicPartition(topic, partition)].append(offset)
+    changes = []
+    for change in batch.changes:
+        kept = pc.invert(pc.is_in(change.rows.column(CDC_OFFSET), pa.array(gone[change.tp], pa.int64())))
+        changes.append(replace(change, rows=change.rows.filter(kept)))
+    return replace(batch, changes=changes)
 
 
 def _names(rows: pa.Table) -> pl.Series:

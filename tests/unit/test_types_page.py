@@ -10,6 +10,7 @@ from config.pipeline import PipelineConfig
 from sinks.delta.schema import stored
 from sinks.iceberg.schema import iceberg_type
 from sources.debezium.column_checks import captured_columns, column_problems
+from sources.debezium.source_database import not_logged
 from sources.debezium.source_types import SourceColumn, SqlType
 from sources.debezium.type_matrix import MARIADB_TYPES, OPTIONS, POSTGRES_TYPES, modes_with, semantic_types, ways
 from sources.debezium.types import lake_type
@@ -93,10 +94,13 @@ def test_deploy_refuses_what_debezium_changes_unless_it_is_accepted() -> None:
     (found,) = problems(plain, decimal_handling_mode="double")
     assert "set decimal.handling.mode to precise or string" in found
     assert not problems(plain, decimal_handling_mode="string")
-    (found,) = problems(SourceColumn("g", "integer", generated=True))
-    assert "generated column" in found
     (found,) = problems(SourceColumn("m", "money[]"))
     assert "leaves arrays of money out" in found
+
+
+def test_generated_columns_are_told_for_the_connector_to_leave_them_out() -> None:
+    columns = {"s.t": (SourceColumn("id", "integer"), SourceColumn("g", "integer", generated=True))}
+    assert not_logged(columns) == [("s.t", "g")]
 
 
 def test_deploy_refuses_what_no_lake_table_holds_unless_it_becomes_text() -> None:

@@ -91,7 +91,9 @@ def expected_row(schemas: Schemas, record: Record) -> dict[str, Any] | None:
 def _expected(value: tuple[Any, dict[str, Any]], key: tuple[Any, dict[str, Any]] | None) -> dict[str, Any]:
     payload, columns = value
     row = dict.fromkeys(columns)
-    if payload["op"] != "d":
+    if payload["op"] == "t":
+        pass
+    elif payload["op"] != "d":
         row |= {name: to_python(columns[name], it) for name, it in payload["after"].items() if name in columns}
     elif key is not None:
         row |= {name: to_python(key[1][name], it) for name, it in key[0].items()}
