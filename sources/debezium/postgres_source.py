@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -37,9 +37,16 @@ _COLUMNS = """
     ORDER BY 1, a.attnum
 """
 
-_WITHOUT_FULL_IMAGES = """
-    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1) AND c.relreplident <> 'f'
+_IDENTITIES = """
+    SELECT n.nspname || '.' || c.relname AS "table", c.relreplident::text AS kind,
+        (SELECT array_agg(a.attname::text) FROM pg_index i
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+            WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
+        (SELECT array_agg(a.attname::text) FROM pg_index i
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+            WHERE i.indrelid = c.oid AND i.indisreplident) AS index
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1)
 """
 
 _UNREADABLE = """
@@ -99,11 +106,8 @@ class PostgresSource:
                 f'{source.username}" (and USAGE on its schema)'
                 for row in await connection.fetch(_UNREADABLE, list(source.tables))
             ]
-            found += [
-                f"{self.address}: source.key_columns: {row[0]} needs whole rows in the log, for the keys of its updates"
-                f" and deletes: ALTER TABLE {row[0]} REPLICA IDENTITY FULL"
-                for row in await connection.fetch(_WITHOUT_FULL_IMAGES, list(source.key_columns))
-            ]
+            for row in await connection.fetch(_IDENTITIES, list(source.tables)):
+                found += self._identity_problems(row["table"], row["kind"], row["key"] or (), row["index"] or ())
             slot = await self._slot(connection)
             if slot is not None and slot["active"] and not connector_exists:
                 found.append(
@@ -111,6 +115,22 @@ class PostgresSource:
                     " another connector's probably: give this pipeline a source.slot_name (and publication_name)"
                 )
         return tuple(found)
+
+    def _identity_problems(self, table: str, kind: str, primary: Sequence[str], index: Sequence[str]) -> Iterator[str]:
+        """What the log has of a row that is changed or deleted is its replica identity; the key has to be in it."""
+        key = self._source.key_columns.get(table, tuple(primary))
+        logged = {"d": primary, "i": index, "f": key}.get(kind, ())
+        missing = sorted(set(key) - set(logged))
+        if missing:
+            yield (
+                f"{self.address}: {table}: the log doesn't have {', '.join(missing)} of rows that are deleted, which"
+                f" are its key: ALTER TABLE {table} REPLICA IDENTITY FULL (or DEFAULT for its primary key)"
+            )
+        elif not key and kind != "f":
+            yield (
+                f"{self.address}: {table} has no primary key: once it is published, PostgreSQL refuses its updates and"
+                f" deletes. ALTER TABLE {table} REPLICA IDENTITY FULL, or give it a primary key"
+            )
 
     async def release(self, timeout: float = 90.0) -> tuple[str, ...]:
         """Drop slot and publication. A slot that stays would keep the server's log for ever.
