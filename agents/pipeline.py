@@ -53,7 +53,8 @@ class Pipeline:
     """Implements the consumer's `Positions`, the agents' decoding, and the life of the writers.
 
     `partition_count(topic)` is the number of partitions that the broker reports, None while unknown. `on_watermark`
-    is awaited with (sink id, commit) after each landed commit; `crash` with what must end the worker.
+    is awaited with (sink id, commit) after each landed commit; `crash` with what must end the worker; `prepare` before
+    anything is decoded.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Pipeline:
         generation: Callable[[], int],
         on_watermark: Callable[[str, Commit], Awaitable[None]],
         crash: Callable[[BaseException], Awaitable[None]],
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.backlog = Backlog(budget)
         self.stats = PipelineStats()
@@ -80,6 +82,7 @@ class Pipeline:
         self._epoch = 0
         self._on_watermark = on_watermark
         self._crash = crash
+        self._prepare = prepare
         self._decoding = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._set_aside: WeakKeyDictionary[Chunk, asyncio.Task[None]] = WeakKeyDictionary()
         self.writers: dict[tuple[str, str], TableWriter] = {}
@@ -89,6 +92,7 @@ class Pipeline:
                 table.flush,
                 table.retry,
                 on_commit=self._committed,
+                on_rejected=self._refused,
                 on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
                 on_failure=self._failed,
                 partition_count=partition_count,
@@ -108,6 +112,8 @@ class Pipeline:
 
     async def start(self) -> None:
         """Reach every destination (waiting for those that are away) and start the writers."""
+        if self._prepare is not None:
+            await self._prepare()
         await asyncio.gather(*(writer.start() for writer in self._distinct))
 
     async def stop(self) -> None:
@@ -223,25 +229,30 @@ class Pipeline:
 
     async def _dead_letter(self, chunk: Chunk, rejected: tuple[Rejected, ...]) -> None:
         """Set bad records aside, once per chunk, before any commit passes their offsets."""
-        if self._dead_letters is None:
-            first = rejected[0]
-            raise PipelineStopped(
-                f"{chunk.topic}/{chunk.partition}: the record at offset {chunk.offsets[first.index]} can't be read"
-                f" ({first.reason}), and dlq.enabled is false. Enable the dead-letter topic, or repair the record"
-            )
         task = self._set_aside.get(chunk)
         if task is None:
-            sending = self._dead_letters.send(chunk, rejected, self._sinks_of[chunk.topic])
+            sending = self._send_aside(chunk, rejected, self._sinks_of[chunk.topic], "read")
             task = self._set_aside[chunk] = asyncio.ensure_future(sending)
-            log.warning(
-                "pipeline.dead_letters",
-                topic=chunk.topic,
-                partition=chunk.partition,
-                records=len(rejected),
-                first_offset=int(chunk.offsets[rejected[0].index]),
-                reason=str(rejected[0].reason),
-            )
         await asyncio.shield(task)
+
+    async def _refused(self, writer: TableWriter, chunk: Chunk, rejected: Sequence[Rejected]) -> None:
+        """Set aside what one sink can't apply; the others may have."""
+        await self._send_aside(chunk, rejected, [writer.sink.target.sink_id], f"applied by {writer.name}")
+        self.stats.on_refused(chunk, rejected)
+
+    async def _send_aside(
+        self, chunk: Chunk, rejected: Sequence[Rejected], sink_ids: Sequence[str], not_done: str
+    ) -> None:
+        first = rejected[0]
+        offset = int(chunk.offsets[first.index])
+        if self._dead_letters is None:
+            raise PipelineStopped(
+                f"{chunk.topic}/{chunk.partition}: the record at offset {offset} can't be {not_done} ({first.reason}),"
+                " and dlq.enabled is false. Enable the dead-letter topic, or repair the record"
+            )
+        log.warning("pipeline.dead_letters", topic=chunk.topic, partition=chunk.partition, records=len(rejected),
+                    first_offset=offset, reason=str(first.reason), sinks=list(sink_ids))  # fmt: skip
+        await self._dead_letters.send(chunk, rejected, sink_ids)
 
     # -- what the writers report
 

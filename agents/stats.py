@@ -7,6 +7,7 @@ Nothing is decided from these numbers; a restart begins anew. The watermarks bes
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Lock
@@ -15,7 +16,7 @@ from time import monotonic
 from agents.writer import Commit
 from config.errors import Unavailable
 from sinks.base import TableFiles
-from sources.changes import Chunk, DecodedChunk, TopicPartition
+from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
 
 RATE_WINDOW_SECONDS = 30.0
 
@@ -107,6 +108,11 @@ class PipelineStats:
             topic.rejected += len(decoded.rejected)
             topic.fallback += decoded.fallback_rows
             topic.skipped.update(decoded.skipped)
+
+    def on_refused(self, chunk: Chunk, rejected: Sequence[Rejected]) -> None:
+        """Count records that a sink couldn't apply."""
+        with self._lock:
+            self.decoding.setdefault(chunk.topic, TopicDecoding()).rejected += len(rejected)
 
     def decoded(self) -> dict[str, TopicDecoding]:
         """The decoding counters by topic, as they are now."""

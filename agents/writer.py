@@ -22,12 +22,14 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
+import numpy as np
 import structlog
 
-from config.errors import ConfigurationError, OffsetGap, Unavailable
+from config.errors import BadRecord, ConfigurationError, OffsetGap, Unavailable, ValuesUnknown
 from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
-from sources.changes import ChangeBatch, Chunk, DecodedChunk, TopicPartition
+from sinks.unchanged import without
+from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TopicPartition
 
 log = structlog.get_logger("lakeward.writer")
 
@@ -49,7 +51,8 @@ class FlushPolicy:
 @dataclass(frozen=True)
 class Buffered:
     """A chunk's changes that wait for a commit: the offsets that they cover, the broker timestamp (milliseconds) of
-    the chunk's last record, its raw size in bytes, and when it arrived (monotonic seconds)."""
+    the chunk's last record, its raw size in bytes, and when it arrived (monotonic seconds); the chunk itself if values
+    are missing, as the sink may find that it can't apply some of its records."""
 
     tp: TopicPartition
     span: OffsetRange
@@ -57,6 +60,7 @@ class Buffered:
     timestamp: int | None
     nbytes: int
     arrived: float
+    chunk: Chunk | None
 
     @property
     def rows(self) -> int:
@@ -76,10 +80,11 @@ class Commit:
 
 
 class TableWriter:
-    """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_error` is told of each retry,
-    `on_failure` once, with what ends this writer. `pressed` says whether what is buffered takes too much memory;
-    `buffered_bytes` is this writer's part: the raw bytes of the chunks that wait for the next commit. One commit takes
-    chunks of at most `batch_bytes` raw bytes (or one chunk): what a sink needs to write it is bounded, too."""
+    """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_rejected` with a chunk's records that
+    the sink can't apply; `on_error` is told of each retry, `on_failure` once, with what ends this writer. `pressed`
+    says whether what is buffered takes too much memory; `buffered_bytes` is this writer's part: the raw bytes of the
+    chunks that wait for the next commit. One commit takes chunks of at most `batch_bytes` raw bytes (or one chunk):
+    what a sink needs to write it is bounded, too."""
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class TableWriter:
         retry: RetryConfig,
         *,
         on_commit: Callable[[TableWriter, Commit], Awaitable[None]],
+        on_rejected: Callable[[TableWriter, Chunk, Sequence[Rejected]], Awaitable[None]],
         on_error: Callable[[TableWriter, Exception], None],
         on_failure: Callable[[TableWriter, BaseException], Awaitable[None]],
         partition_count: Callable[[str], int | None],
@@ -98,6 +104,7 @@ class TableWriter:
         self.policy = policy
         self._retry = retry
         self._on_commit = on_commit
+        self._on_rejected = on_rejected
         self._on_error = on_error
         self._on_failure = on_failure
         self._partition_count = partition_count
@@ -174,7 +181,8 @@ class TableWriter:
             )
         changes = [c if c.first >= wanted else c.after_offset(wanted) for c in decoded.changes if c.next > wanted]
         last = int(chunk.timestamps[-1]) if len(chunk) else None
-        buffered = Buffered(tp, OffsetRange(wanted, chunk.next), changes, last, chunk.nbytes, monotonic())
+        kept = chunk if any(change.lacks_values for change in changes) else None
+        buffered = Buffered(tp, OffsetRange(wanted, chunk.next), changes, last, chunk.nbytes, monotonic(), kept)
         self._buffer.append(buffered)
         self.buffered_rows += buffered.rows
         self.buffered_bytes += buffered.nbytes
@@ -186,10 +194,10 @@ class TableWriter:
     async def _run(self) -> None:
         while True:
             await self._until_due()
-            epoch, (timestamps, batch) = self._epoch, self._take()
+            epoch, (timestamps, batch, chunks) = self._epoch, self._take()
             started = monotonic()
             log.info("sink.commit_started", writer=self.name, rows=batch.num_rows, ranges=_readable(batch.ranges))
-            receipt = await self._persist(partial(self.sink.write, batch), "write", epoch)
+            receipt, batch = await self._write(batch, chunks, epoch)
             if receipt is None:
                 continue  # given up: the partitions were taken away while the destination was unavailable
             seconds = monotonic() - started
@@ -207,6 +215,24 @@ class TableWriter:
                 rows[change.tp] += change.rows.num_rows
             await self._on_commit(self, Commit(receipt, batch.ranges, rows, timestamps, seconds))
             await self._tidy()
+
+    async def _write(self, batch: Batch, chunks: Sequence[Chunk], epoch: int) -> tuple[Receipt | None, Batch]:
+        """Write what can be applied, and return that; the rest is set aside before the commit passes its offsets."""
+        while True:
+            try:
+                receipt: Receipt | None = await self._persist(partial(self.sink.write, batch), "write", epoch)
+            except ValuesUnknown as error:
+                for chunk in chunks:
+                    rejected = [
+                        Rejected(int(np.searchsorted(chunk.offsets, offset)), BadRecord(reason))
+                        for (topic, partition, offset), reason in error.records.items()
+                        if chunk.tp == (topic, partition) and chunk.first <= offset < chunk.next
+                    ]
+                    if rejected:
+                        await self._on_rejected(self, chunk, rejected)
+                batch = without(batch, error.records.keys())
+            else:
+                return receipt, batch
 
     async def _tidy(self) -> None:
         """The table's upkeep. What keeps it from working mustn't keep changes from being written."""
@@ -234,11 +260,13 @@ class TableWriter:
             except TimeoutError:
                 continue
 
-    def _take(self) -> tuple[dict[TopicPartition, int], Batch]:
-        """The oldest chunks as a batch, with the timestamp of each partition's last record."""
+    def _take(self) -> tuple[dict[TopicPartition, int], Batch, list[Chunk]]:
+        """The oldest chunks as a batch, with the timestamp of each partition's last record, and the chunks that lack
+        values."""
         ranges: dict[TopicPartition, OffsetRange] = {}
         changes: list[ChangeBatch] = []
         timestamps: dict[TopicPartition, int] = {}
+        chunks: list[Chunk] = []
         room = self._batch_bytes
         while self._buffer and (self._buffer[0].nbytes <= room or not ranges):
             part = self._buffer.popleft()
@@ -249,8 +277,10 @@ class TableWriter:
             changes += part.changes
             if part.timestamp is not None:
                 timestamps[part.tp] = part.timestamp
+            if part.chunk is not None:
+                chunks.append(part.chunk)
         counts = {topic: self._partition_count(topic) for topic in {tp.topic for tp in ranges}}
-        return timestamps, Batch(ranges, changes, {topic: count for topic, count in counts.items() if count})
+        return timestamps, Batch(ranges, changes, {topic: count for topic, count in counts.items() if count}), chunks
 
     # -- calling the sink
 

@@ -14,7 +14,8 @@ from config.platform import PlatformConfig
 from sources.debezium.client import DebeziumClient
 from sources.debezium.connect_errors import ConnectorExists, ConnectorMissing
 from sources.debezium.connectors import connector_for, internal_topics
-from sources.debezium.source_database import capture_problems, source_database
+from sources.debezium.source_database import capture_problems, not_logged, source_database
+from sources.debezium.source_types import SourceColumn
 from sources.kafka.provisioner import wanted_topics
 from sources.protocols import TopicOutcome
 from sources.registry import transport_for
@@ -34,10 +35,13 @@ async def deploy(pipeline: PipelineConfig, platform: PlatformConfig, say: Say, w
 
     Raises ConfigurationError with what the source, Kafka or Connect said, Unavailable when one of them is away.
     """
-    config = connector_for(pipeline, platform).to_connector_config()
     async with DebeziumClient.from_config(platform.connector) as connect:
         current = await connect.get(pipeline.pipeline_id)
-        await _look_at_source(pipeline, platform, warn, connector_exists=current is not None)
+        columns = await _look_at_source(pipeline, platform, warn, connector_exists=current is not None)
+        left_out = not_logged(columns)
+        for table, column in left_out:
+            warn(f"{table}: column {column} is generated: it is left out, since the source's log doesn't have it")
+        config = connector_for(pipeline, platform, left_out).to_connector_config()
         await _ensure_topics(pipeline, platform, say, warn)
         await _ensure_connector(connect, pipeline.pipeline_id, current, config, say, warn)
         status = await connect.wait_until_running(pipeline.pipeline_id, RUNNING_TIMEOUT_SECONDS, steady=STEADY_SECONDS)
@@ -76,16 +80,23 @@ async def remove_topics(platform: PlatformConfig, topics: Sequence[str], say: Sa
 
 async def _look_at_source(
     pipeline: PipelineConfig, platform: PlatformConfig, warn: Say, *, connector_exists: bool
-) -> None:
+) -> Mapping[str, Sequence[SourceColumn]]:
+    """The columns of the captured tables."""
     database = source_database(pipeline)
     try:
-        problems = await capture_problems(database, pipeline, platform, connector_exists=connector_exists)
+        columns = await database.columns()
+        problems, warnings = await capture_problems(
+            database, columns, pipeline, platform, connector_exists=connector_exists
+        )
     except Unavailable as error:
         # Connect may reach a database that this machine doesn't; if it doesn't either, it says so itself.
         warn(f"{error}; going on, Connect will try it")
-        return
+        return {}
+    for warning in warnings:
+        warn(warning)
     if problems:
         raise ConfigurationError("the source can't be captured as it is:\n" + "\n".join(f"  {p}" for p in problems))
+    return columns
 
 
 async def _ensure_topics(pipeline: PipelineConfig, platform: PlatformConfig, say: Say, warn: Say) -> None:

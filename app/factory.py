@@ -15,8 +15,7 @@ from app.pages import register_pages
 from config.environment import Settings
 from config.pipeline import check_supported
 from sinks.factory import plan_tables
-from sources.debezium.decoder import DebeziumDecoder
-from sources.debezium.schemas import RegistrySchemas
+from sources.debezium.decoding import learn_types, new_decoder
 from sources.kafka.assignor import even_assignor
 from sources.kafka.security import client_arguments, faust_credentials
 from sources.registry import transport_for
@@ -39,8 +38,6 @@ def create_app(settings: Settings) -> LakewardApp:
     configure_structlog()
     kafka = platform.kafka
     arguments = client_arguments(kafka)
-    secret = kafka.schema_registry_password
-    password = secret.get_secret_value() if secret else None
     worker_root = settings.data_dir.absolute() / settings.app_id
 
     def build_pipeline(app: LakewardApp, folder: Path) -> Pipeline:
@@ -52,9 +49,10 @@ def create_app(settings: Settings) -> LakewardApp:
             )
             for plan in plans
         ]
+        decoder = new_decoder(pipeline_config, platform)
         return Pipeline(
             tables,
-            DebeziumDecoder(RegistrySchemas(kafka.schema_registry_url, kafka.schema_registry_username, password)),
+            decoder,
             transport_for(platform).error_router() if platform.dlq.enabled else None,
             budget=platform.max_buffered_bytes,
             new_sinks_read_from=kafka.auto_offset_reset,
@@ -63,6 +61,7 @@ def create_app(settings: Settings) -> LakewardApp:
             generation=lambda: app.consumer_generation_id,
             on_watermark=announce,
             crash=app.crash,
+            prepare=lambda: learn_types(decoder, pipeline_config, platform),
         )
 
     app = LakewardApp(

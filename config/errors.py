@@ -6,6 +6,7 @@
     ├── BadRecord               set the record aside: dead letter, the rest of the chunk goes on
     └── PipelineStopped         stop: going on would lose or invent data
         ├── UnsupportedChange   a type, an operation or a schema change that this version can't carry losslessly
+        ├── ValuesUnknown       changes lack values that the destination doesn't have either: dead letters, or stop
         ├── OffsetGap           records between the destination's offset and the batch are missing
         ├── OffsetBeyondLog     the destination is ahead of the log: the topic was created anew
         ├── DestinationChanged  the table was replaced, or lost its offsets, while it was being written
@@ -16,6 +17,8 @@ raised is a defect: the worker crashes with it and restarts from the destination
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class LakewardError(Exception):
@@ -47,6 +50,17 @@ class PipelineStopped(LakewardError):
 
 class UnsupportedChange(PipelineStopped):
     """A column type, an operation or a schema change that can't be carried without loss."""
+
+
+class ValuesUnknown(PipelineStopped):
+    """Changes lack values that the source didn't send and that the destination doesn't have.
+
+    `records`: by (topic, partition, offset) what is missing. Where there is a dead-letter topic they go there.
+    """
+
+    def __init__(self, records: Mapping[tuple[str, int, int], str]) -> None:
+        super().__init__(next(iter(records.values())))
+        self.records = records
 
 
 class OffsetGap(PipelineStopped):

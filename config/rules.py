@@ -16,6 +16,7 @@ MAX_TOPIC_LENGTH = 249
 def pipeline_problems(prefix: str, source: SourceConfig, sinks: Sequence[tuple[int, SinkConfig]]) -> Iterator[Problem]:
     """All that doesn't fit together. `sinks` are those that are sound by themselves, with their index in the file."""
     yield from _source_problems(prefix, source)
+    yield from _column_problems(source)
     for index, sink in sinks:
         yield from _pattern_problems(index, sink, source)
     yield from _table_problems(prefix, source, [(index, sink) for index, sink in sinks if sink.enabled])
@@ -36,6 +37,15 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
             ("source", "tables"),
             "is empty: list the tables to capture (schema.table); the topics to read must be known beforehand",
         )
+    for table, columns in source.key_columns.items():
+        named = ("source", "key_columns", table)
+        if table not in source.tables:
+            yield named, f"{table} is none of source.tables"
+        if not columns:
+            yield named, "names no column"
+        for column in columns:
+            if not column or any(letter in column for letter in ",:;"):
+                yield named, f"{column!r}: Debezium's message.key.columns can't name such a column"
     seen: dict[str, str] = {}
     for index, table in enumerate(source.tables):
         where = ("source", "tables", index)
@@ -47,6 +57,19 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
             yield where, f"{table} is there twice"
         elif other != table:
             yield where, f"{table} and {other} have the same topic {topic!r} (Debezium replaces special characters)"
+
+
+def _column_problems(source: SourceConfig) -> Iterator[Problem]:
+    for table, columns in source.columns.items():
+        if table not in source.tables:
+            yield ("source", "columns", table), f"{table} is none of source.tables ({', '.join(source.tables)})"
+        untyped = [name for name, column in columns.items() if column.type is None]
+        if untyped and len(untyped) < len(columns):
+            yield (
+                ("source", "columns", table, untyped[0]),
+                f"has no type, but other columns of {table} have one: declare the types of all of its columns, or of"
+                " none (then the source's catalogue is asked)",
+            )
 
 
 def _pattern_problems(index: int, sink: SinkConfig, source: SourceConfig) -> Iterator[Problem]:

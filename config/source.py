@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, SecretStr
 
+from config.columns import ColumnConfig
 from config.model import SLOT_NAME, Model
+
+UNAVAILABLE_VALUE = "__debezium_unavailable_value"
+"""Debezium's default of `unavailable.value.placeholder`."""
 
 DEFAULT_PORTS = {"postgres": 5432, "mysql": 3306, "mariadb": 3306}
 
@@ -46,16 +50,24 @@ class SourceConfig(Model):
     """Its password."""
     tables: tuple[TableName, ...] = ()
     """Tables to capture, at least one: `schema.table` (mysql, mariadb: `database.table`)."""
+    key_columns: dict[TableName, tuple[str, ...]] = Field(default={})
+    """Columns that tell the rows of a table apart which has no primary key, by table; for upsert sinks. They must be
+    NOT NULL, and a table of PostgreSQL needs REPLICA IDENTITY FULL."""
     slot_name: str = Field(default="cdc_slot", pattern=SLOT_NAME)
     """Replication slot (postgres)."""
     publication_name: str = Field(default="cdc_publication", min_length=1, max_length=63)
     """Publication (postgres)."""
+    unavailable_value_placeholder: str = Field(default=UNAVAILABLE_VALUE, min_length=8)
+    """What stands for a value that an update left unchanged and that wasn't sent (postgres, TOAST). With a long random
+    text no value of yours looks like it. Don't change it while records with the old one are still to be read."""
     snapshot_mode: Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"] = "initial"
     """When Debezium reads the tables' present rows."""
     server_id: int | None = Field(
         default=None, ge=1, le=2**32 - 1, validation_alias=AliasChoices("server_id", "mysql_server_id")
     )
     """Number as a replica (mysql, mariadb; also accepted as `mysql_server_id`); unset: from the pipeline_id."""
+    columns: dict[TableName, dict[str, ColumnConfig]] = Field(default={})
+    """Types and policies of single columns, by table (`schema.table`) and column."""
 
 
 def topic_name(prefix: str, table: str) -> str:

@@ -58,6 +58,11 @@ class Batch:
     def num_rows(self) -> int:
         return sum(change.rows.num_rows for change in self.changes)
 
+    @property
+    def keyed(self) -> Sequence[ChangeBatch]:
+        """The changes that say what the table's key is: all but truncates."""
+        return [change for change in self.changes if not change.truncates_only]
+
     def trim(self, committed: Mapping[TopicPartition, int]) -> Batch:
         """What the destination doesn't have yet, given its next wanted offsets.
 

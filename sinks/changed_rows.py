@@ -22,7 +22,7 @@ def by_partition(reduced: Reduced, batch: Batch) -> Iterator[tuple[TopicPartitio
         yield partitions[0], reduced.upserts, reduced.deletes
         return
     for tp in partitions:
-        yield tp, _rows_of(reduced.upserts, tp), _rows_of(reduced.deletes, tp)
+        yield tp, rows_of(reduced.upserts, tp), rows_of(reduced.deletes, tp)
 
 
 def by_file(found: Positions) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
@@ -33,6 +33,7 @@ def by_file(found: Positions) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
     yield from zip(unique.tolist(), np.split(rows, starts[1:]), strict=False)
 
 
-def _rows_of(rows: pa.Table, tp: TopicPartition) -> pa.Table:
+def rows_of(rows: pa.Table, tp: TopicPartition) -> pa.Table:
+    """Those of one Kafka partition."""
     of_partition = pc.equal(rows.column(CDC_PARTITION), tp.partition)
     return rows.filter(pc.and_(of_partition, pc.equal(rows.column(CDC_TOPIC), tp.topic)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from config.errors import ConfigurationError, UnsupportedChange
-from sources.changes import CDC_NAMES, ChangeBatch, TableSchema
+from sources.changes import CDC_NAMES, CDC_UNCHANGED, UNCHANGED_FIELD, ChangeBatch, TableSchema
 
 JSON_SEEN = 0
 """The history's mark of a topic whose records carry no schema id (registries count from 1)."""
@@ -48,14 +48,15 @@ def evolve(
     changes: Sequence[ChangeBatch],
     *,
     shared: bool,
+    log: bool,
     stored: Callable[[pa.DataType], pa.DataType] = as_is,
 ) -> Evolution:
     """Compare each change's schema, in order, with the table as the changes before it leave it.
 
     `table` names the table in messages. `columns`: its columns now (empty for a table to be created), with or
     without the `CDC_FIELDS`. `highest`: per topic the highest writer schema id that a commit of this sink recorded;
-    a topic that never wrote is absent. `shared`: several topics feed the table. `stored` says at which type the
-    format keeps a source type.
+    a topic that never wrote is absent. `shared`: several topics feed the table. `log`: it is a change log, which keeps
+    `CDC_UNCHANGED`. `stored` says at which type the format keeps a source type.
 
     Raises UnsupportedChange for a change that stops, ConfigurationError if the table was there before its first
     write and doesn't fit.
@@ -83,6 +84,8 @@ def evolve(
             _check_dropped(table, change, now if _is_new(change.schema, ids.get(change.topic)) else {}, had)
         seen = JSON_SEEN if change.schema.id is None else change.schema.id
         ids[change.topic] = max(seen, ids.get(change.topic, seen))
+    if log and CDC_UNCHANGED not in columns.names and any(change.lacks_values for change in changes):
+        add.append(pa.field(CDC_UNCHANGED, stored(UNCHANGED_FIELD.type)))
     return Evolution(tuple(add), {topic: i for topic, i in ids.items() if highest.get(topic) != i})
 
 

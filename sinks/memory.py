@@ -121,6 +121,7 @@ class MemorySink(Sink):
             state.schema_ids,
             todo.changes,
             shared=len(self.target.topics) > 1,
+            log=self.write_mode == "append",
         )
         return replace(
             state,
@@ -136,7 +137,9 @@ class MemorySink(Sink):
             return rows
         if self.write_mode == "append":
             return pa.concat_tables([rows, union_changelog(todo.changes)], promote_options="default")
-        reduced = reduce(todo)
+        reduced = reduce(todo, lambda *_: rows)
+        if reduced.truncated:
+            return pa.concat_tables([rows.slice(0, 0), reduced.upserts], promote_options="default")
         changed = pl.from_arrow(pa.concat_tables([reduced.upserts, reduced.deletes]).select(reduced.key))
         index = pl.DataFrame(pl.from_arrow(rows.select(reduced.key))).with_row_index("row")
         kept = index.join(pl.DataFrame(changed), on=list(reduced.key), how="anti", maintain_order="left")["row"]

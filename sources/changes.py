@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -28,6 +29,7 @@ class TopicPartition(NamedTuple):
 
 
 CDC_OP = "_cdc_op"
+TRUNCATE = "t"
 CDC_OFFSET = "_cdc_offset"
 CDC_TS = "_cdc_ts"
 CDC_TOPIC = "_cdc_topic"
@@ -42,7 +44,12 @@ CDC_FIELDS: tuple[pa.Field, ...] = (
 )
 """The columns that each row of a sink table carries beside those of the source, in this order."""
 
-CDC_NAMES = frozenset(f.name for f in CDC_FIELDS)
+CDC_UNCHANGED = "_cdc_unchanged"
+UNCHANGED_FIELD = pa.field(CDC_UNCHANGED, pa.list_(pa.field("element", pa.string())))
+"""The columns of a row whose values the source didn't send, as an update left them unchanged; they are null in it. Null
+for a row without such. Batches and append tables have this column from the first such row on."""
+
+CDC_NAMES = frozenset(f.name for f in CDC_FIELDS) | {CDC_UNCHANGED}
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,11 @@ class TableSchema:
 class ChangeBatch:
     """Changes of one Kafka partition over the offsets [first, next), all written with one schema.
 
-    `rows`: `schema.columns` (all nullable, see below) followed by `_cdc_offset`, `_cdc_op` (`c r u d`) and `_cdc_ts`
+    `rows`: `schema.columns` (all nullable, see below) followed by `_cdc_offset`, `_cdc_op` (`c r u d t`) and `_cdc_ts`
     (source commit time, UTC, microseconds), ordered by offset. A delete's row has its key columns only, the others
-    are null: under REPLICA IDENTITY DEFAULT Debezium makes up the other values of `before`.
+    are null: under REPLICA IDENTITY DEFAULT Debezium makes up the other values of `before`. A truncate's row (`t`) is
+    null everywhere; its record has no Kafka key, so `schema.key` is empty in a batch of truncates. A batch in which a
+    value wasn't sent has `CDC_UNCHANGED` as last column.
     """
 
     topic: str
@@ -79,8 +88,13 @@ class ChangeBatch:
     def tp(self) -> TopicPartition:
         return TopicPartition(self.topic, self.partition)
 
+    @property
+    def truncates_only(self) -> bool:
+        """Whether the rows are truncates of the source table, which tell nothing of its key."""
+        return not self.schema.key and bool(pc.all(pc.equal(self.rows.column(CDC_OP), TRUNCATE)).as_py())
+
     def changelog(self) -> pa.Table:
-        """The rows as append tables store them: source columns, then `CDC_FIELDS` in their order."""
+        """The rows as append tables store them: source columns, then `CDC_FIELDS`, then `CDC_UNCHANGED` if there."""
         n = self.rows.num_rows
         by_name = {
             CDC_TOPIC: pa.repeat(pa.scalar(self.topic, pa.string()), n),
@@ -89,7 +103,15 @@ class ChangeBatch:
         columns = [self.rows.column(name) for name in self.schema.columns.names]
         columns += [by_name[f.name] if f.name in by_name else self.rows.column(f.name) for f in CDC_FIELDS]
         fields = [f.with_nullable(True) for f in self.schema.columns] + list(CDC_FIELDS)
+        if self.lacks_values:
+            columns.append(self.rows.column(CDC_UNCHANGED))
+            fields.append(UNCHANGED_FIELD)
         return pa.table(columns, schema=pa.schema(fields))
+
+    @property
+    def lacks_values(self) -> bool:
+        """Whether the source didn't send some of the values."""
+        return CDC_UNCHANGED in self.rows.column_names
 
     def after_offset(self, offset: int) -> ChangeBatch:
         """The part of this batch from `offset` on (`first` <= offset <= `next`)."""

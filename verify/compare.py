@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION
+from sinks.unchanged import from_batch
+from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_UNCHANGED, TRUNCATE
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,19 @@ class Comparison:
         return not (self.missing or self.extra or self.different)
 
 
-def fold(log: pa.Table, key: Sequence[str]) -> pa.Table:
-    """The table that a change log describes: each key's last change by (partition, offset), unless it is a delete."""
+def fold(log: pa.Table, key: Sequence[str]) -> pa.Table | None:
+    """The table that a change log describes: each key's last change by (partition, offset), unless it is a delete.
+
+    A truncate covers all that lies before it. None if that can't be told: the log has several partitions.
+    """
+    truncates = np.flatnonzero(pc.equal(log.column(CDC_OP), TRUNCATE).to_numpy())
+    if len(truncates):
+        if pc.count_distinct(log.column(CDC_PARTITION)).as_py() > 1:
+            return None
+        last = pc.max(log.column(CDC_OFFSET).take(pa.array(truncates)))
+        log = log.filter(pc.greater(log.column(CDC_OFFSET), last))
+    if CDC_UNCHANGED in log.column_names:  # in the log's order, in which values are handed on
+        log = log.sort_by([(CDC_PARTITION, "ascending"), (CDC_OFFSET, "ascending")])
     order = pl.DataFrame(
         {
             **{f"k{i}": pl.from_arrow(log.column(name)) for i, name in enumerate(key)},
@@ -51,7 +64,10 @@ def fold(log: pa.Table, key: Sequence[str]) -> pa.Table:
     ).with_row_index("row")
     keys = [f"k{i}" for i in range(len(key))]
     last = order.sort("partition", "offset").unique(subset=keys, keep="last", maintain_order=True)["row"]
-    rows = log.take(pa.array(last.to_numpy()))
+    if CDC_UNCHANGED in log.column_names:
+        rows, _ = from_batch(log, key, last.cast(pl.Int64).to_numpy())
+    else:
+        rows = log.take(pa.array(last.to_numpy()))
     return rows.filter(pc.not_equal(rows.column(CDC_OP), "d"))
 
 

@@ -41,5 +41,10 @@ def _delta(plan: TablePlan) -> pa.Table | None:
         return None
     rows = pa.table(QueryBuilder().register("t", table).execute("SELECT * FROM t").read_all())
     # delta-rs returns views, which Arrow's kernels don't take yet
-    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    return rows.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in rows.schema]))
+    return rows.cast(pa.schema([field.with_type(_plain(field.type)) for field in rows.schema]))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)

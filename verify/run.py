@@ -163,7 +163,7 @@ async def _verdict(
 ) -> Verdict:
     table = _table_of(pipeline, topic)
     say(f"comparing {table} with {plan.target.sink_id} → {plan.target.name}")
-    key = await source.key(table)
+    key = pipeline.source.key_columns.get(table) or await source.key(table)
     if not key:
         return _unclear(pipeline, plan, topic, "the source table has no primary key to compare rows by")
     found = await asyncio.to_thread(read_sink_table, plan, topic)
@@ -175,6 +175,10 @@ async def _verdict(
         return Verdict(plan.target.sink_id, table, plan.target.name, Comparison(0, 0, 0, 0, 0, ()))
     columns = pa.schema([field for field in found.schema if field.name not in CDC_NAMES])
     rows = found if plan.settings.write_mode == "upsert" else fold(found, key)
+    if rows is None:
+        return _unclear(
+            pipeline, plan, topic, "its log has a truncate and several partitions: nobody knows their order"
+        )
     before = await source.read(table, columns)
     comparison = compare(before, rows.select(columns.names), key, examples)
     return Verdict(plan.target.sink_id, table, plan.target.name, comparison)

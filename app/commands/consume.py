@@ -18,8 +18,7 @@ from app.commands.options import pipeline_argument, platform_option, run
 from config.environment import Settings, load_settings
 from config.errors import ConfigurationError
 from sources.changes import CDC_OFFSET, CDC_OP, CDC_TS, ChangeBatch, Chunk, DecodedChunk
-from sources.debezium.decoder import DebeziumDecoder
-from sources.debezium.schemas import RegistrySchemas
+from sources.debezium.decoding import learn_types, new_decoder
 from sources.protocols import StartAt
 from sources.registry import transport_for
 from sources.retries import retrying
@@ -86,11 +85,8 @@ async def _print_events(
 ) -> None:
     platform = settings.platform
     kafka = platform.kafka
-    secret = kafka.schema_registry_password
-    schemas = RegistrySchemas(
-        kafka.schema_registry_url, kafka.schema_registry_username, secret.get_secret_value() if secret else None
-    )
-    decoder = DebeziumDecoder(schemas)
+    decoder = new_decoder(settings.pipeline, platform)
+    await learn_types(decoder, settings.pipeline, platform)
     left = limit
     chunks = transport_for(platform).event_source().chunks(topics, start)
     async for chunk in chunks:

@@ -43,7 +43,8 @@ def _tables(model: type[Model], path: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         inner = model_in(field.annotation)
         if inner is not None and not (path and name == "retry"):
-            listed = "[]" if get_origin(field.annotation) is tuple else ""
+            origin = get_origin(field.annotation)
+            listed = "[]" if origin is tuple else ".<table>.<column>" if origin is dict else ""
             yield from _tables(inner, f"{path}.{name}{listed}" if path else f"{name}{listed}")
 
 

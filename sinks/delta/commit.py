@@ -11,10 +11,11 @@ A commit that meets a concurrent one raises CommitFailedError; the caller loads 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.schema import Schema
 
@@ -112,6 +113,26 @@ def merge(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions:
     )
     if table.version() == before:
         move_offsets(table, transactions)
+
+
+def overwrite(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions: list[Transaction]) -> None:
+    """Put the changed rows into the place of all rows: the source table was truncated before them."""
+    write_deltalake(
+        table,
+        in_shape(reduced.upserts, columns),
+        mode="overwrite",
+        writer_properties=_ZSTD,
+        commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
+    )
+
+
+def current_rows(table: DeltaTable, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+    """The table's rows with the keys of `rows`: key and columns (those that it has). Reads files whose ranges of the
+    first key column's values meet those of the rows."""
+    dataset = table.to_pyarrow_dataset()
+    wanted = rows.column(key[0]).cast(dataset.schema.field(key[0]).type)
+    there = [name for name in columns if name in dataset.schema.names]
+    return dataset.to_table([*key, *there], filter=pc.field(key[0]).isin(wanted.combine_chunks()))
 
 
 def move_offsets(table: DeltaTable, transactions: list[Transaction]) -> None:

@@ -94,6 +94,17 @@ class LakeFiles:
         """A data file to be read. Callable from any thread."""
         return self._folder.parquet(file.location, file.size)
 
+    def all_rows(self, file: DataFile) -> tuple[BitMap, int]:
+        """All rows of a data file, and how many they are."""
+        count = file.rows
+        if count is None:  # its writer didn't tell
+            count = self.open(file).metadata.num_rows
+        return BitMap(range(count)), count
+
+    def rows_at(self, file: DataFile, at: npt.NDArray[np.uint32], schema: pa.Schema, names: Sequence[str]) -> pa.Table:
+        """Some columns of the rows of a data file at these positions."""
+        return self._read(file, self.open(file), schema, names)[0].take(pa.array(at))
+
     def live_rows(
         self, file: DataFile, parquet: pq.ParquetFile, schema: pa.Schema, names: Sequence[str]
     ) -> tuple[pa.Table, npt.NDArray[np.uint32], int]:
@@ -103,16 +114,21 @@ class LakeFiles:
         Columns that the file lacks are null. Brought into shape before rows are taken: texts of delta-rs' files come as
         views, of which Arrow can't take some.
         """
+        rows, count = self._read(file, parquet, schema, names)
+        alive = np.ones(count, dtype=np.bool_)
+        alive[positions(self.gone(file))] = False
+        live = np.flatnonzero(alive).astype(np.uint32)
+        return rows.take(pa.array(live)) if len(live) < count else rows, live, count
+
+    def _read(
+        self, file: DataFile, parquet: pq.ParquetFile, schema: pa.Schema, names: Sequence[str]
+    ) -> tuple[pa.Table, int]:
         there = set(parquet.schema_arrow.names)
         inner = [name for name in names if name not in file.partition]
         # without threads, each of which would keep memory for itself
         found = parquet.read(columns=[name for name in inner if name in there], use_threads=False)
         count = parquet.metadata.num_rows
-        rows = _whole(found, file.partition, schema, names, count)
-        alive = np.ones(count, dtype=np.bool_)
-        alive[positions(self.gone(file))] = False
-        live = np.flatnonzero(alive).astype(np.uint32)
-        return rows.take(pa.array(live)) if len(live) < count else rows, live, count
+        return _whole(found, file.partition, schema, names, count), count
 
     def _remember(self, vector: Vector, bitmap: BitMap) -> None:
         if vector.id not in self._vectors:

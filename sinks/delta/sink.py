@@ -25,9 +25,9 @@ from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, LoadedTable, TableState, schema_transactions
 from sinks.delta.storage import load, storage_options, store_errors
 from sinks.delta.turns import Turns
-from sinks.delta.upkeep import Upkeep, partition_sizes
+from sinks.delta.upkeep import Compaction, Upkeep, partition_sizes
 from sinks.evolution import Evolution, evolve
-from sinks.reduce import check_partition_counts, reduce, union_changelog
+from sinks.reduce import check_partition_counts, nothing, reduce, union_changelog
 from sources.changes import TopicPartition
 
 log = structlog.get_logger("lakeward.delta")
@@ -68,6 +68,8 @@ class DeltaSink(Sink):
         made: set[pa.Field] = set()
         for _ in range(_ATTEMPTS):
             state = self._ready()
+            if state is None and self._upsert and not batch.keyed:
+                batch = Batch(batch.ranges, (), batch.partition_counts)  # truncates of nothing
             if state is None and self._partition_by and not batch.changes:
                 return self._receipt({tp: span.next for tp, span in batch.ranges.items()}, None, 0)
             if state is None:
@@ -90,8 +92,12 @@ class DeltaSink(Sink):
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
 
     def tidy(self, *, hurried: bool = False) -> None:
-        """See Sink.tidy. While another writer has its turn at an upsert table, nothing is done."""
-        if not self._upkeep.is_time_to_look(hurried=hurried):
+        """See Sink.tidy. While another writer has its turn at an upsert table, nothing is done.
+
+        An append table is compacted beside the writer, whose commits don't mind; a MERGE that met a compaction would
+        have to be done again, so that of an upsert table, which is a short one, comes between two MERGEs.
+        """
+        if self._upkeep.is_busy or not self._upkeep.is_time_to_look(hurried=hurried):
             return
         state = self._load()
         if not isinstance(state, LoadedTable) or self._turns.taken(state):
@@ -103,11 +109,18 @@ class DeltaSink(Sink):
                     job.begin()
             return
         compaction = self._upkeep.due(partition_sizes(state), hurried=hurried)
-        if compaction is not None and not self._commit(partial(self._upkeep.compact, state, compaction)):
-            log.info("delta.not_compacted", table=self._uri, reason="another writer took one of the files away")
+        if compaction is not None and self._upsert:
+            self._compact(state, compaction)
+        elif compaction is not None:
+            self._upkeep.beside(partial(self._compact, state, compaction))
 
     def close(self) -> None:
-        """Nothing is held between calls; see Sink.close."""
+        """Waits a little for a compaction; one that is cut short leaves files that nobody knows to the next vacuum."""
+        self._upkeep.close()
+
+    def _compact(self, state: LoadedTable, compaction: Compaction) -> None:
+        if not self._commit(partial(self._upkeep.compact, state, compaction)):
+            log.info("delta.not_compacted", table=self._uri, reason="another writer took one of the files away")
 
     # -- what `vector_sink` does in another way
 
@@ -173,7 +186,8 @@ class DeltaSink(Sink):
         if not todo.changes:
             commit.move_offsets(table, transactions)
         elif self._upsert:
-            commit.merge(table, columns, reduce(todo), transactions)
+            reduced = reduce(todo, partial(commit.current_rows, table))
+            (commit.overwrite if reduced.truncated else commit.merge)(table, columns, reduced, transactions)
         else:
             commit.append(table, columns, union_changelog(todo.changes), transactions)
 
@@ -183,7 +197,15 @@ class DeltaSink(Sink):
             self._turns.reserved(turn)
 
     def _create(self, batch: Batch, made: set[pa.Field]) -> None:
-        plan = evolve(self._uri, pa.schema([]), {}, batch.changes, shared=len(self.target.topics) > 1, stored=stored)
+        plan = evolve(
+            self._uri,
+            pa.schema([]),
+            {},
+            batch.changes,
+            shared=len(self.target.topics) > 1,
+            log=not self._upsert,
+            stored=stored,
+        )
         columns = table_columns(plan.add)
         missing = [name for name in self._partition_by if name not in columns.names]
         if missing:
@@ -192,9 +214,9 @@ class DeltaSink(Sink):
                 f" {', '.join(field.name for field in plan.add)}"
             )
         if self._upsert and batch.changes:
-            reduce(batch)  # a batch that can't be folded must not leave an empty table behind
+            reduce(batch, nothing)  # a batch that can't be folded must not leave an empty table behind
         try:
-            self._make(columns, plan, batch.changes[0].schema.key if batch.changes and self._upsert else None)
+            self._make(columns, plan, batch.keyed[0].schema.key if batch.changes and self._upsert else None)
         except DeltaError:
             # another writer of the same first moment made it; anything else is raised as it is
             if self._find() is None:
@@ -206,7 +228,7 @@ class DeltaSink(Sink):
         """What `todo` asks of the table as it was before this write `made` columns for it: a batch that adds a column
         has records before it that lack the column, and a second attempt must not take it for a dropped one."""
         key = json.loads(state.properties.get(KEY_PROPERTY, "null"))
-        for change in todo.changes:
+        for change in todo.keyed:
             if self._upsert and key is not None and list(change.schema.key) != key:
                 raise UnsupportedChange(
                     f"table {self._uri}, topic {change.topic} partition {change.partition} from offset {change.first}:"
@@ -219,6 +241,7 @@ class DeltaSink(Sink):
             state.schema_ids({change.topic for change in todo.changes}),
             todo.changes,
             shared=len(self.target.topics) > 1,
+            log=not self._upsert,
             stored=stored,
         )
 

@@ -2,9 +2,10 @@
 
 Each append adds a data file. So every few commits the writer looks at the table's files, and where `FAN_IN` small ones
 have gathered in a partition, delta-rs compacts that partition up to the next of `SIZES`: a row is written a few times
-in its life, and one step takes a few seconds at most. A compaction changes no rows (its actions say so, and the change
-data feed shows nothing). If it meets a commit that took one of its files away it is dropped, and looked at again later.
-MERGE writes whole files anew, so in upsert mode only the smallest are compacted: larger files would make it dearer.
+in its life, and a step takes a few seconds at most, in append mode in a thread beside the writer. A compaction changes
+no rows (its actions say so, and the change data feed shows nothing). If it meets a commit that took one of its files
+away it is dropped, and looked at again later. MERGE writes whole files anew, so in upsert mode only the smallest are
+compacted: larger files would make it dearer.
 
 With `delta.maintenance` on, what the fan-in leaves is compacted at each `optimize_interval_seconds`, too, and vacuum
 removes data and change files that no version within `vacuum_older_than_seconds` needs, in a thread beside the writer.
@@ -50,6 +51,9 @@ STEP_BYTES = 256 << 20
 
 LOOK_EVERY = 8
 """Commits between two looks at the table's files."""
+
+CLOSING_SECONDS = 5.0
+"""How long a writer that ends waits for its compaction."""
 
 PATIENCE = 4
 """How many times as many files may gather, and commits pass between two looks, while rows are waiting."""
@@ -99,6 +103,7 @@ class Upkeep:
         self.files: TableFiles | None = None
         self._in_vain: dict[tuple[Partition, int], int] = {}
         self._leftovers = False
+        self._compaction: Thread | None = None
         self._vacuum: Thread | None = None
 
     def is_time_to_look(self, *, hurried: bool) -> bool:
@@ -138,6 +143,28 @@ class Upkeep:
         log.info("delta.compacted", table=self._target.name, partition=dict(compaction.partition),
                  removed=metrics["numFilesRemoved"], added=metrics["numFilesAdded"],
                  seconds=round(time.monotonic() - started, 3))  # fmt: skip
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a compaction is under way."""
+        return self._compaction is not None and self._compaction.is_alive()
+
+    def beside(self, compact: Callable[[], None]) -> None:
+        """Compact in a thread, beside the writer."""
+
+        def run() -> None:
+            try:
+                compact()
+            except (LakewardError, DeltaError) as error:
+                log.warning("delta.not_compacted", table=self._target.name, reason=str(error))
+
+        self._compaction = Thread(target=run, name=f"compaction {self._target.name}", daemon=True)
+        self._compaction.start()
+
+    def close(self) -> None:
+        """Wait a little for what is under way."""
+        if self._compaction is not None:
+            self._compaction.join(CLOSING_SECONDS)
 
     # -- maintenance, if the user wants it
 

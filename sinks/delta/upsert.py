@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyroaring import BitMap
 
 from config.errors import PipelineStopped
 from sinks.base import Batch
-from sinks.changed_rows import by_file, by_partition
+from sinks.changed_rows import by_file, by_partition, rows_of
 from sinks.delta.actions import Action, DataFile, Snapshot, now_ms
 from sinks.delta.files import LakeFiles
 from sinks.delta.log import TableLog
@@ -44,6 +45,7 @@ class Delta:
 
     `written`: the paths of new files, below the table's folder. `placed`, `gone`: rows that come and keys that go.
     `replaced`: how many rows of which files (by their ids in the index) are taken away. `dropped`: files that go.
+    `truncated`: all rows go that were there.
     """
 
     added: list[DataFile] = field(default_factory=list)
@@ -52,6 +54,7 @@ class Delta:
     placed: dict[TopicPartition, list[PlacedRows]] = field(default_factory=lambda: defaultdict(list))
     gone: dict[TopicPartition, pa.Table] = field(default_factory=dict)
     replaced: dict[TopicPartition, Mapping[int, int]] = field(default_factory=dict)
+    truncated: bool = False
     dropped: dict[TopicPartition, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def actions(self, *, changes: bool) -> list[Action]:
@@ -107,16 +110,21 @@ class Upserts:
         return delta
 
     def _stage(self, delta: Delta, table: Snapshot, batch: Batch) -> None:
-        reduced = reduce(batch)
+        reduced = reduce(batch, partial(self._current, table))
         schema, partition_by = table.columns, table.partition_columns
         key = sorted(reduced.key)  # in the order of a rebuild, which can't know the source's
         kept = pa.schema([schema.field(name) for name in key])
         stale: dict[str, tuple[BitMap, int]] = {}
+        if reduced.truncated:
+            delta.truncated = True
+            stale = {path: self._files.all_rows(file) for path, file in table.files.items()}
         for tp, upserts, deletes in by_partition(reduced, batch):
+            if not upserts.num_rows and not deletes.num_rows:
+                continue
             index = self._partitions[tp]
             replaced = {}
             keys = in_shape(pa.concat_tables([upserts.select(key), deletes.select(key)]), kept)
-            for file_id, rows in by_file(index.look_up(keys)):
+            for file_id, rows in by_file(index.look_up(keys)) if not reduced.truncated else ():
                 file = index.files[file_id]
                 before, _ = stale.get(file.path, (BitMap(), 0))  # a foreign file may hold rows of several partitions
                 stale[file.path] = before | bitmap_of(rows), file.rows
@@ -129,6 +137,18 @@ class Upserts:
                 delta.added.append(staged.file)
                 delta.placed[tp].append(PlacedRows(staged.file.path, staged.rows.select(key)))
         self._take_away(delta, table, stale, min(batch.ranges))
+
+    def _current(self, table: Snapshot, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+        """The table's rows with the keys of these: those columns and the key. Reads them whole from the rows' files."""
+        schema = table.columns
+        names = [*key, *(name for name in columns if name in schema.names)]
+        kept = pa.schema([schema.field(name) for name in sorted(key)])
+        found: list[pa.Table] = []
+        for tp, index in self._partitions.items():
+            keys = in_shape(rows_of(rows, tp).select(kept.names), kept)
+            for file_id, at in by_file(index.look_up(keys)) if keys.num_rows else ():
+                found.append(self._files.rows_at(table.files[index.files[file_id].path], at, schema, names))
+        return pa.concat_tables(found) if found else pa.table({})
 
     def _take_away(
         self, delta: Delta, table: Snapshot, stale: Mapping[str, tuple[BitMap, int]], owner: TopicPartition
@@ -151,6 +171,9 @@ class Upserts:
         """The table has the commit with `delta`: record it for these partitions, at their offsets."""
         try:
             for tp, offset in offsets.items():
+                if delta.truncated:
+                    self._emptied(delta, table, tp, offset)
+                    continue
                 self._partitions[tp].apply(
                     delta.placed.get(tp, ()), delta.gone.get(tp), delta.replaced.get(tp, {}), delta.dropped.get(tp, ()),
                     self._state(table, tp, offset),
@@ -160,6 +183,17 @@ class Upserts:
                 self._index.flush()
         except IndexDamaged:  # the commit stands; the next one rebuilds
             self.forget()
+
+    def _emptied(self, delta: Delta, table: Snapshot, tp: TopicPartition, offset: int) -> None:
+        """Begin the index anew behind a truncate: the files that were there have no live row, and wait to be tidied."""
+        placed = {rows.path: rows.keys for rows in delta.placed.get(tp, ())}
+        none = next(iter(placed.values())).slice(0, 0) if placed else pa.table({})
+        files = []
+        for file in table.files_of(owner_id(tp)):
+            keys = placed.get(file.path, none)
+            if file.owner is not None:
+                files.append(FileKeys(file.path, file.rows or 0, keys, np.arange(keys.num_rows, dtype=np.uint32)))
+        self._partitions[tp].rebuild(files, self._state(table, tp, offset))
 
     def known(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Files]:
         """The data files of partitions that were caught up with, as the index counts them."""

@@ -147,7 +147,7 @@ class VectorSink(DeltaSink):
     def _adapt(self, state: TableState, todo: Batch, missing: tuple[pa.Field, ...]) -> bool:
         """See DeltaSink._adapt: columns, the key of a table that had none yet, and what vectors need."""
         table = _snapshot(state)
-        key = next((change.schema.key for change in todo.changes), None)
+        key = next((change.schema.key for change in todo.keyed), None)
         columns = pa.schema([*table.columns, *(field.with_nullable(True) for field in missing)])
         wanted = dict(table.properties)
         if wanted.get(VECTORS_PROPERTY) != "true":

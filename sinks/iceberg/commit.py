@@ -81,12 +81,14 @@ def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evol
 @dataclass(frozen=True)
 class FileChange:
     """What a snapshot changes: files that come, paths of files that go, entries for the table's properties and the
-    snapshot's summary, and some for the summary alone."""
+    snapshot's summary, and some for the summary alone. `rewrites`: the rows of the files that go come back in others.
+    """
 
     added: Sequence[DataFile]
     removed: Collection[str]
     entries: Mapping[str, str]
     notes: Mapping[str, str] = field(default_factory=dict)
+    rewrites: bool = False
 
 
 def prepare(
@@ -94,7 +96,7 @@ def prepare(
 ) -> Prepared:
     """Write the manifests of a snapshot that changes files, and drops old snapshots as `expiry` says.
 
-    A change that removes files changes no rows. `contents` is what is remembered of the manifests (see Manifests).
+    `contents` is what is remembered of the manifests (see Manifests).
     """
     metadata = base.metadata
     snapshot_id = metadata.new_snapshot_id()
@@ -149,7 +151,9 @@ def _summary(
         collector.remove_file(file, metadata.schema(), metadata.specs()[file.spec_id])
     deletes = any(file.content == DataFileContent.POSITION_DELETES for file in change.added)
     operation = Operation.OVERWRITE if deletes or removed else Operation.APPEND
+    if removed and not change.added and not change.rewrites:
+        operation = Operation.DELETE
     summary = Summary(operation=operation, **collector.build(), **change.entries, **change.notes)
     summary = update_snapshot_summaries(summary, parent.summary if parent and parent.summary else None)
     # the function above doesn't know the operation of a change without changed rows
-    return Summary(operation=Operation.REPLACE, **summary.additional_properties) if removed else summary
+    return Summary(operation=Operation.REPLACE, **summary.additional_properties) if change.rewrites else summary

@@ -24,10 +24,11 @@ def create_table(catalog: Catalog, config: IcebergConfig, name: str, batch: Batc
     """
     if not config.auto_create_table:
         raise ConfigurationError(f"table {name} doesn't exist and auto_create_table is false")
-    first = batch.changes[0].schema if batch.changes else TableSchema(pa.schema([]), (), None)
-    if keyed and batch.changes and not first.key:
+    changes = batch.keyed if keyed else batch.changes
+    first = changes[0].schema if changes else TableSchema(pa.schema([]), (), None)
+    if keyed and changes and not first.key:
         raise UnsupportedChange(
-            f"topic {batch.changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
+            f"topic {changes[0].topic}: upsert needs a primary key, which the source table hasn't;"
             " give it one, or use write_mode: append"
         )
     schema = new_schema(first.columns, first.key if keyed else ())

@@ -120,8 +120,8 @@ class LiveFiles:
             self.snapshot_id = snapshot.snapshot_id
         for path in removed:
             self.deletes.pop(path, None)
-            if self.data.pop(path, None) is not None:
-                self.owned[owner_of(path)].discard(path)
+            self.data.pop(path, None)
+            self.owned.get(owner_of(path), set()).discard(path)
         for file in added:
             self._add(file)
         self.offsets |= moved
@@ -129,6 +129,10 @@ class LiveFiles:
     def forget(self) -> None:
         """Nothing is known any more: the next look reads the manifests."""
         self.known = False
+
+    def paths(self) -> list[str]:
+        """All files."""
+        return [*self.data, *self.deletes]
 
     def of(self, tp: TopicPartition) -> set[str]:
         """The paths of files that may hold rows of a Kafka partition: its own and the foreign ones."""

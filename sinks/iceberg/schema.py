@@ -16,7 +16,7 @@ from pyiceberg.types import IcebergType, NestedField
 
 from config.errors import ConfigurationError, UnsupportedChange
 from config.pipeline import IcebergConfig
-from sources.changes import CDC_FIELDS, CDC_NAMES
+from sources.changes import CDC_FIELDS, CDC_NAMES, CDC_UNCHANGED
 
 FORMAT_VERSION: Final = 2
 
@@ -56,9 +56,9 @@ def arrow_type(kind: IcebergType) -> pa.DataType:
 
 
 def source_columns(table: Table) -> pa.Schema:
-    """The table's columns as `evolve` compares them, without the `CDC_FIELDS`."""
+    """The table's columns as `evolve` looks at them, without the `CDC_FIELDS`."""
     columns = schema_to_pyarrow(table.schema(), include_field_ids=False)
-    return pa.schema([field for field in columns if field.name not in CDC_NAMES])
+    return pa.schema([field for field in columns if field.name == CDC_UNCHANGED or field.name not in CDC_NAMES])
 
 
 def new_schema(columns: pa.Schema, key: tuple[str, ...]) -> Schema:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,10 +68,12 @@ class Staged:
 
 @dataclass(frozen=True)
 class Sent:
-    """A commit that was sent and whose answer isn't known yet: a batch's, or a tidying step's."""
+    """A commit that was sent and whose answer isn't known yet: a batch's, or a tidying step's; the paths of the files
+    that it removes."""
 
     snapshot_id: int
     change: Staged | Tidied
+    removed: Collection[str]
 
 
 class IcebergSink(Sink):
@@ -175,10 +177,13 @@ class IcebergSink(Sink):
     # -- one attempt
 
     def _attempt(self, batch: Batch) -> Receipt:
-        if self._table is None and self._load() is None and not batch.changes and self._config.partition_by:
+        found = self._table or self._load()
+        if found is None and self._upserts is not None and not batch.keyed:
+            batch = Batch(batch.ranges, (), batch.partition_counts)  # truncates of nothing
+        if found is None and not batch.changes and self._config.partition_by:
             # No columns are known to partition it by. Nothing is lost if these offsets are read again.
             return Receipt({tp: span.next for tp, span in batch.ranges.items()}, None, datetime.now(UTC), 0)
-        table = self._table or self._create(batch)
+        table = found or self._create(batch)
         self._settle(table)
         state = self._state(table)
         try:
@@ -193,15 +198,16 @@ class IcebergSink(Sink):
         keyed = self._upserts is not None
         check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
         plan = self._evolution(table, state, todo)
-        key = next((change.schema.key for change in todo.changes), ()) if keyed else ()
+        key = next((change.schema.key for change in todo.keyed), ()) if keyed else ()
         base = commit.evolved(table, plan.add, key)
         staged = self._stage(table, base.metadata, state, todo)
         after = state.after(todo, plan.schema_ids)
         self._spare = staged  # until it is sent
         expiry = self._history.expiry(table.metadata, table.io)
-        change = FileChange(staged.files, (), after.entries(self.target, base.metadata.next_sequence_number()))
+        removed = self._live.paths() if staged.delta is not None and staged.delta.truncated else ()
+        change = FileChange(staged.files, removed, after.entries(self.target, base.metadata.next_sequence_number()))
         prepared = commit.prepare(base, table, change, expiry, self._manifests)
-        self._sent, self._spare = Sent(prepared.snapshot_id, staged), None
+        self._sent, self._spare = Sent(prepared.snapshot_id, staged, removed), None
         try:
             with sorted_errors(self._config):
                 commit.publish(table, prepared)
@@ -227,11 +233,11 @@ class IcebergSink(Sink):
             return  # others have committed since: the index is compared with the table anew
         change = sent.change
         if isinstance(change, Tidied):
-            self._live.committed(snapshot, change.files, change.removed, {})
+            self._live.committed(snapshot, change.files, sent.removed, {})
             self._files.tidied(change, sent.snapshot_id)
             return
         moved = {tp: span.next for tp, span in change.batch.ranges.items()}
-        self._live.committed(snapshot, change.files, (), moved)
+        self._live.committed(snapshot, change.files, sent.removed, moved)
         if self._upserts is not None and change.delta is not None:
             self._upserts.landed(change.delta, change.batch, sent.snapshot_id)
 
@@ -274,7 +280,11 @@ class IcebergSink(Sink):
             partitions.setdefault(tp.topic, []).append(tp.partition)
         notes = {tidied_key(self.target): json.dumps(partitions)}
         change = FileChange(
-            tidied.files, tidied.removed, state.entries(self.target, table.metadata.next_sequence_number()), notes
+            tidied.files,
+            tidied.removed,
+            state.entries(self.target, table.metadata.next_sequence_number()),
+            notes,
+            rewrites=True,
         )
         try:
             expiry = self._history.expiry(table.metadata, table.io)
@@ -284,7 +294,7 @@ class IcebergSink(Sink):
             self._live.forget()
             self._table = None
             return False
-        self._sent = Sent(prepared.snapshot_id, tidied)
+        self._sent = Sent(prepared.snapshot_id, tidied, tidied.removed)
         try:
             with sorted_errors(self._config):
                 commit.publish(table, prepared)
@@ -306,7 +316,7 @@ class IcebergSink(Sink):
                 return spare
             staging.discard(spare.files)
         if self._upserts is not None:
-            delta = self._upserts.stage(staging, batch)
+            delta = self._upserts.stage(staging, batch, table)
             return Staged(batch, metadata.current_schema_id, delta.files, delta)
         files = []
         changes = [change for change in batch.changes if change.rows.num_rows]
@@ -320,7 +330,7 @@ class IcebergSink(Sink):
         if self._upserts is None:
             return False
         identifiers = table.schema().identifier_field_names()
-        for change in batch.changes if identifiers else ():  # a table that has had no rows yet gets its key now
+        for change in batch.keyed if identifiers else ():  # a table that has had no rows yet gets its key now
             check_key(table, self.target.name, change.schema.key, change.topic)
         return self._upserts.catch_up(table, state, batch.ranges)
 
@@ -331,6 +341,7 @@ class IcebergSink(Sink):
             state.schema_ids,
             batch.changes,
             shared=len(self.target.topics) > 1,
+            log=self._upserts is None,
             stored=stored_type,
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,13 @@ from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
 from sinks.base import Batch
-from sinks.changed_rows import by_file, by_partition
+from sinks.changed_rows import by_file, by_partition, rows_of
 from sinks.iceberg.deletes import DeletedRows
 from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import deleted_positions, rebuild_index
 from sinks.iceberg.state import SinkState
+from sinks.iceberg.store import columns_by_id, open_parquet
 from sinks.iceberg.tidy import Step, Tidied, due, stage
 from sinks.index_upkeep import FLUSH_EVERY
 from sinks.reduce import reduce
@@ -44,12 +46,13 @@ class PartitionDelta:
 class RowDelta:
     """Staged files of an upsert: data and position deletes, and what the index has to learn when they land.
 
-    `key` is in the index's order: by name.
+    `key` is in the index's order: by name. `truncated`: all files that were there go.
     """
 
     parts: list[PartitionDelta]
     deletes: list[DataFile]
     key: tuple[str, ...]
+    truncated: bool = False
 
     @property
     def files(self) -> list[DataFile]:
@@ -98,11 +101,11 @@ class Upserts:
         wanted = {tp: IndexState(state.offsets.get(tp, 0), self._live.fingerprint(tp), snapshot_id) for tp in indexes}
         return {tp: state for tp, state in wanted.items() if indexes[tp].state != state}
 
-    def stage(self, staging: Staging, batch: Batch) -> RowDelta:
+    def stage(self, staging: Staging, batch: Batch, table: Table) -> RowDelta:
         """Write the files of a batch: upserted rows, and deletes of the rows that they replace."""
         if not any(change.rows.num_rows for change in batch.changes):
             return RowDelta([], [], ())
-        reduced = reduce(batch)
+        reduced = reduce(batch, partial(self._current, table))
         key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
         parts: list[PartitionDelta] = []
         stale: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile, npt.NDArray[np.uint32]]]] = defaultdict(list)
@@ -110,7 +113,7 @@ class Upserts:
             index = self._partitions[tp]
             keys = pa.concat_tables([upserts.select(list(key)), deletes.select(list(key))])
             replaced = {}
-            for file_id, rows in by_file(index.look_up(keys)):
+            for file_id, rows in by_file(index.look_up(keys)) if not reduced.truncated else ():
                 file = self._live_file(index.files[file_id].path, tp)
                 stale[file.group].append((tp, file, rows))
                 replaced[file_id] = len(rows)
@@ -122,7 +125,20 @@ class Upserts:
             owner, place = min(tp for tp, _, _ in group), group[0][1]
             deleted = DeletedRows.of((file.path, rows) for _, file, rows in group)
             delete_files.append(staging.position_deletes(owner, deleted, place.spec_id, place.partition))
-        return RowDelta(parts, delete_files, key)
+        return RowDelta(parts, delete_files, key, reduced.truncated)
+
+    def _current(self, table: Table, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+        """The table's rows with the keys of these: those columns and the key. Reads them whole from the rows' files."""
+        fields = [table.schema().find_field(name) for name in (*key, *columns) if name in table.schema().column_names]
+        names = {field.field_id: field.name for field in fields}
+        found: list[pa.Table] = []
+        for tp, index in self._partitions.items():
+            of_partition = rows_of(rows, tp)
+            keys = of_partition.select(sorted(key))
+            for file_id, positions in by_file(index.look_up(keys)) if keys.num_rows else ():
+                with open_parquet(table.io, index.files[file_id].path) as parquet:
+                    found.append(columns_by_id(parquet, names).take(pa.array(positions)))
+        return pa.concat_tables(found, promote_options="permissive") if found else pa.table({})
 
     def due(self, partitions: Collection[TopicPartition], when: Patience | Compaction) -> Step | None:
         """What there is to tidy in the files of these partitions."""
@@ -169,8 +185,9 @@ class Upserts:
             index = self._partitions[tp]
             assert index.state is not None
             placed = [PlacedRows(s.file.file_path, s.rows.select(list(delta.key))) for s in part.staged]
-            files = fingerprint((rows.path for rows in placed), index.state.files)
-            index.apply(placed, part.removed, part.replaced, (), IndexState(span.next, files, snapshot_id))
+            files = fingerprint((rows.path for rows in placed), 0 if delta.truncated else index.state.files)
+            gone = list(index.files) if delta.truncated else []
+            index.apply(placed, part.removed, part.replaced, gone, IndexState(span.next, files, snapshot_id))
         self._commits += 1
         if self._commits % FLUSH_EVERY == 0:
             self._index.flush()

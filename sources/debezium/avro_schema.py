@@ -34,6 +34,10 @@ _DEFAULT_PRECISION = "64"
 """What Connect's Avro converters write as the precision of a decimal that has none (PostgreSQL's money)."""
 
 
+_MAP_ENTRY = "MapEntry"
+"""What Connect's Avro converters call the items of a map whose keys aren't texts: an array of records."""
+
+
 class SchemaError(ValueError):
     """The text that the registry holds is no Avro schema."""
 
@@ -84,11 +88,15 @@ def _parse(schema: Any, namespace: str, names: Names) -> Node:
     if kind == "array":
         items = _parse(schema["items"], namespace, names)
         name, parameters = _semantics(schema)
+        if items.type.name == _MAP_ENTRY:
+            key, value = items.type.child("key"), items.type.child("value")
+            return Node("array", ConnectType("map", name, False, parameters, (), value, key), items=items)
         return Node("array", ConnectType("array", name, False, parameters, (), items.type), items=items)
     if kind == "map":
         items = _parse(schema["values"], namespace, names)
         name, parameters = _semantics(schema)
-        return Node("map", ConnectType("map", name, False, parameters, (), items.type), items=items)
+        type_ = ConnectType("map", name, False, parameters, (), items.type, ConnectType("string"))
+        return Node("map", type_, items=items)
     if kind not in _KINDS:
         return _named(kind, namespace, names)
     name, parameters = _semantics(schema)
@@ -114,6 +122,7 @@ def _define(kind: str, schema: Mapping[str, Any], namespace: str, names: Names) 
         full = f"{namespace}.{name}" if namespace else name
     names[full] = None
     semantic, parameters = _semantics(schema)
+    semantic = schema.get("connect.internal.type", semantic)
     if kind == "enum":
         node = Node("enum", ConnectType("enum", semantic or full, False, parameters))
     elif kind == "fixed":

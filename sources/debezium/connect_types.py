@@ -14,7 +14,8 @@ PRIMITIVES = frozenset({"int8", "int16", "int32", "int64", "float32", "float64",
 @dataclass(frozen=True)
 class ConnectType:
     """One Connect schema. `kind`: one of `PRIMITIVES`, `array`, `map`, `struct`, or `union` or `enum` (Avro has these,
-    Connect doesn't); `name` is the semantic type (`io.debezium.time.Date`), None for a plain one."""
+    Connect doesn't); `name` is the semantic type (`io.debezium.time.Date`), None for a plain one. `items` are an
+    array's items or a map's values, `keys` a map's keys."""
 
     kind: str
     name: str | None = None
@@ -22,6 +23,7 @@ class ConnectType:
     parameters: Mapping[str, str] = field(default_factory=dict)
     fields: tuple[tuple[str, ConnectType], ...] = ()
     items: ConnectType | None = None
+    keys: ConnectType | None = None
 
     def child(self, name: str) -> ConnectType | None:
         """The type of a struct's field, None if it has none of that name."""
@@ -47,4 +49,5 @@ def from_json_schema(schema: Mapping[str, Any]) -> ConnectType:
         {k: str(v) for k, v in (schema.get("parameters") or {}).items()},
         fields,
         from_json_schema(items) if items else None,
+        from_json_schema(schema["keys"]) if kind == "map" else None,
     )

@@ -32,6 +32,10 @@ class BaseConnectorConfig(BaseModel):
     database_password: SecretStr = SecretStr("cdc_password")
     table_include_list: tuple[str, ...] = ()
     """Regular expressions, as Debezium takes them; a comma can't be part of one."""
+    column_exclude_list: tuple[str, ...] = ()
+    """Regular expressions of columns' full names; those of `extra_config` come beside them."""
+    message_key_columns: tuple[str, ...] = ()
+    """`table:column,column`, the table as a regular expression: keys of tables without a primary key."""
     snapshot_mode: SnapshotMode = "initial"
     heartbeat_interval_ms: int = 10_000
     poll_interval_ms: int = 20
@@ -52,6 +56,8 @@ class BaseConnectorConfig(BaseModel):
     def to_connector_config(self) -> dict[str, str]:
         """The flat settings, all strings, as Connect stores them."""
         config = {**self._common(), **self._particular(), **self._converters(), **self.extra_config}
+        excluded = [*self.column_exclude_list, *filter(None, [self.extra_config.get("column.exclude.list")])]
+        config["column.exclude.list"] = ",".join(excluded)
         return {key: value for key, value in config.items() if value}
 
     def _common(self) -> dict[str, str]:
@@ -62,6 +68,7 @@ class BaseConnectorConfig(BaseModel):
             "database.password": self.database_password.get_secret_value(),
             "topic.prefix": self.topic_prefix,
             "table.include.list": ",".join(self.table_include_list),
+            "message.key.columns": ";".join(self.message_key_columns),
             # Debezium 3 knows `never` as `no_data`.
             "snapshot.mode": "no_data" if self.snapshot_mode == "never" else self.snapshot_mode,
             # Without heartbeats a quiet table's position stays behind, and the source keeps its log for it.
@@ -71,6 +78,8 @@ class BaseConnectorConfig(BaseModel):
             "decimal.handling.mode": self.decimal_handling_mode,
             "time.precision.mode": self.time_precision_mode,
             "binary.handling.mode": "bytes",
+            # `warn`, the default, sends null for a value that can't be converted (NaN in a decimal, say).
+            "event.converting.failure.handling.mode": "fail",
             "tombstones.on.delete": "true",
             # Truncates are skipped by default: the sink would keep rows that the source has lost, silently.
             "skipped.operations": "none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from config.pipeline import PipelineConfig
@@ -12,8 +13,11 @@ from sources.debezium.mysql_connector import DebeziumMySqlConnectorConfig
 from sources.debezium.postgres_connector import DebeziumConnectorConfig
 
 
-def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseConnectorConfig:
-    """The connector's configuration, from the pipeline's and the platform's."""
+def connector_for(
+    pipeline: PipelineConfig, platform: PlatformConfig, left_out: Sequence[tuple[str, str]] = ()
+) -> BaseConnectorConfig:
+    """The connector's configuration, from the pipeline's and the platform's; `left_out` are (table, column) that the
+    source's log doesn't have."""
     source = pipeline.source
     common: dict[str, Any] = {
         "name": pipeline.pipeline_id,
@@ -24,6 +28,10 @@ def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseCon
         "database_password": source.password,
         # Debezium takes regular expressions, which must match the whole name.
         "table_include_list": tuple(escape_table(table) for table in source.tables),
+        "column_exclude_list": tuple(escape_table(f"{table}.{column}") for table, column in left_out),
+        "message_key_columns": tuple(
+            f"{escape_table(table)}:{','.join(columns)}" for table, columns in source.key_columns.items()
+        ),
         "snapshot_mode": source.snapshot_mode,
         "extra_config": platform.connector.extra_config,
         **converter_fields(platform),
@@ -34,6 +42,7 @@ def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseCon
             database_dbname=source.database,
             slot_name=source.slot_name,
             publication_name=source.publication_name,
+            unavailable_value_placeholder=source.unavailable_value_placeholder,
         )
     return DebeziumMySqlConnectorConfig(
         **common,

@@ -20,11 +20,10 @@ from sources.debezium.raw import Ints, Lists, Mask, Nothing, Numbers, Raw, Spans
 Fault: TypeAlias = Callable[[Mask, str], None]
 Build: TypeAlias = Callable[[Raw, Fault], pa.Array]
 
-_DAY_US = 86_400_000_000
-_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
+DAY_US = 86_400_000_000
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896
 """0001-01-01 and 9999-12-31, days since 1970: what Iceberg's and Delta's readers agree on. Debezium's stand-ins for
 PostgreSQL's infinity (dates near +-622191234, timestamps at the ends of a long) lie outside."""
-_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 
 
 def primitive(arrow: pa.DataType, values: npt.NDArray[Any], valid: Mask | None) -> pa.Array:
@@ -79,36 +78,59 @@ def scaled(arrow: pa.DataType, width: type[Any], factor: int, low: int, high: in
     return build
 
 
-DATE = scaled(pa.date32(), np.int32, 1, _FIRST_DAY, _LAST_DAY, "date of the years 1 to 9999")
+DATE = scaled(pa.date32(), np.int32, 1, FIRST_DAY, LAST_DAY, "date of the years 1 to 9999")
 
 
 def time_of_day(units_per_ms: int) -> Build:
     """Times of day, in [0, 24 h): MariaDB's TIME may be negative or longer, PostgreSQL's may be 24:00:00."""
     factor = 1000 // units_per_ms
-    return scaled(pa.time64("us"), np.int64, factor, 0, _DAY_US // factor - 1, "time of day before 24:00")
+    return scaled(pa.time64("us"), np.int64, factor, 0, DAY_US // factor - 1, "time of day before 24:00")
 
 
 def timestamp(units_per_ms: int) -> Build:
     """Timestamps without time zone, of the years 1 to 9999."""
     factor = 1000 // units_per_ms
-    low, high = _FIRST_DAY * _DAY_US // factor, (_LAST_DAY + 1) * _DAY_US // factor - 1
+    low, high = FIRST_DAY * DAY_US // factor, (LAST_DAY + 1) * DAY_US // factor - 1
     return scaled(pa.timestamp("us"), np.int64, factor, low, high, "timestamp of the years 1 to 9999")
+
+
+def nanoseconds(arrow: pa.DataType, low: int, high: int, what: str) -> Build:
+    """Nanoseconds as the microseconds that lakes have; [low, high) is in microseconds. A rest is a fault."""
+    build_micros = scaled(arrow, np.int64, 1, low, high - 1, what)
+
+    def build(raw: Raw, fault: Fault) -> pa.Array:
+        if isinstance(raw, Nothing):
+            return pa.nulls(raw.rows, arrow)
+        assert isinstance(raw, Numbers)
+        micros, rest = np.divmod(raw.values, 1000)
+        wrong = rest != 0 if raw.valid is None else (rest != 0) & raw.valid
+        if wrong.any():
+            fault(wrong, f"a {what} is finer than the microseconds that lake tables have")
+        return build_micros(Numbers(micros, raw.valid), fault)
+
+    return build
+
+
+NANO_TIME = nanoseconds(pa.time64("us"), 0, DAY_US, "time of day before 24:00")
+NANO_TIMESTAMP = nanoseconds(
+    pa.timestamp("us"), FIRST_DAY * DAY_US, (LAST_DAY + 1) * DAY_US, "timestamp of the years 1 to 9999"
+)
 
 
 def binary(raw: Raw, _fault: Fault) -> pa.Array:
     """Bytes, copied out of the records' buffer by one native gather."""
-    return _copy(raw, pa.binary())
+    return copied(raw, pa.binary())
 
 
 def text(raw: Raw, fault: Fault) -> pa.Array:
     """UTF-8 text."""
-    copied = _copy(raw, pa.binary())
+    content = copied(raw, pa.binary())
     try:
-        return copied.cast(pa.string())
+        return content.cast(pa.string())
     except pa.ArrowInvalid:
-        wrong = np.array([not _is_utf8(value) for value in copied.to_pylist()])
+        wrong = np.array([not _is_utf8(value) for value in content.to_pylist()])
         fault(wrong, "a text isn't UTF-8")
-        return pc.if_else(pa.array(wrong), pa.scalar(None, pa.binary()), copied).cast(pa.string())
+        return pc.if_else(pa.array(wrong), pa.scalar(None, pa.binary()), content).cast(pa.string())
 
 
 def _is_utf8(value: bytes | None) -> bool:
@@ -118,7 +140,8 @@ def _is_utf8(value: bytes | None) -> bool:
         return False
 
 
-def _copy(raw: Raw, arrow: pa.DataType) -> pa.Array:
+def copied(raw: Raw, arrow: pa.DataType) -> pa.Array:
+    """The bytes of a spans column as a `binary` or (unchecked) `string` array of their own."""
     if isinstance(raw, Nothing):
         return pa.nulls(raw.rows, arrow)
     assert isinstance(raw, Spans)
@@ -137,39 +160,6 @@ def _copy(raw: Raw, arrow: pa.DataType) -> pa.Array:
     if raw.valid is None or raw.valid.all():
         return taken
     return pa.Array.from_buffers(arrow, n, [bitmap(raw.valid), *taken.buffers()[1:]])
-
-
-def zoned_timestamp(raw: Raw, fault: Fault) -> pa.Array:
-    """ISO 8601 texts with their offset, as instants (UTC, microseconds)."""
-    arrow = pa.timestamp("us", tz="UTC")
-    copied = _copy(raw, pa.string())
-    try:
-        instants = copied.cast(arrow)
-    except pa.ArrowInvalid:
-        instants = _sound_instants(copied, arrow, fault)
-    days = pc.cast(instants, pa.int64()).to_numpy(zero_copy_only=False)
-    low, high = _FIRST_DAY * _DAY_US, (_LAST_DAY + 1) * _DAY_US
-    wrong = (days < low) | (days >= high)
-    if wrong.any():
-        fault(wrong, "a timestamp lies outside the years 1 to 9999")
-    return instants
-
-
-def _sound_instants(copied: pa.Array, arrow: pa.DataType, fault: Fault) -> pa.Array:
-    """The instants of a column in which some texts are none."""
-    texts = copied.cast(pa.binary())
-    shaped = pc.match_substring_regex(texts, _ISO).fill_null(True).to_pylist()
-    sound = np.array([ok and _is_instant(v, arrow) for ok, v in zip(shaped, texts.to_pylist(), strict=True)])
-    some = texts.filter(pa.array(~sound)).unique().to_pylist()[:3]
-    fault(~sound, f"{', '.join(repr(v)[1:] for v in some)} (infinity, or out of range) is no timestamp")
-    return pc.if_else(pa.array(sound), texts, pa.scalar(None, pa.binary())).cast(pa.string()).cast(arrow)
-
-
-def _is_instant(value: bytes | None, arrow: pa.DataType) -> bool:
-    try:
-        return value is None or pa.scalar(value.decode()).cast(arrow) is not None
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        return False
 
 
 def decimal(precision: int, scale: int) -> Build:
@@ -300,4 +290,16 @@ def structs(arrow: pa.DataType, children: dict[str, Build]) -> Build:
         arrays = [make(raw.children[name], fault) for name, make in children.items()]
         return pa.Array.from_buffers(arrow, size(raw), [bitmap(raw.valid)], children=arrays)
 
+    return build
+
+
+def maps(arrow: pa.MapType, keys: Build, values: Build) -> Build:
+    """Maps from lists of their entries (`key`, `value`), in the order of the record."""
+
+    def build(raw: Raw, fault: Fault) -> pa.Array:
+        entries = lists(pa.list_(entry), structs(entry, {"key": keys, "value": values}))(raw, fault)
+        buffers = entries.buffers()[:2]
+        return pa.Array.from_buffers(arrow, len(entries), buffers, children=[entries.values])
+
+    entry = pa.struct([arrow.key_field.with_name("key"), arrow.item_field.with_name("value")])
     return build

@@ -8,7 +8,7 @@ Nothing here loops over records; the loops are over runs of one schema, and over
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from threading import Lock
 
 import numpy as np
@@ -16,19 +16,24 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from config.errors import BadRecord, UnsupportedChange
+from config.source import UNAVAILABLE_VALUE
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TableSchema
 from sources.debezium.avro_schema import SchemaError
 from sources.debezium.connect_types import ConnectType
 from sources.debezium.envelope import SKIPPED, Events, Faults, Rows, Table, is_envelope, rows_of, table_of
 from sources.debezium.frames import BROKEN_JSON, FIRST_JSON, FOREIGN, TOMBSTONE, Frames, join
 from sources.debezium.json_columns import JsonReader
-from sources.debezium.json_schemas import JsonSchemas
+from sources.debezium.json_schemas import JsonSchemas, TypeOf
+from sources.debezium.policies import Rules
 from sources.debezium.raw import Nothing, Raw, Structs
 from sources.debezium.readers import AvroReader, Reader
+from sources.debezium.schemaless import SchemalessTypes
 from sources.debezium.schemas import SchemaSource
 
 _BLOCK_ROWS = 16_384
 _BLOCK_BYTES = 1 << 30
+KEY_CHANGED = "__debezium.oldkey"
+"""The header of the record that makes a row under its new key (Debezium, PostgreSQL connector, Primary key updates)."""
 _BROKEN = "the JSON isn't {schema, payload} as Connect's JsonConverter writes it"
 
 
@@ -36,11 +41,22 @@ class DebeziumDecoder:
     """Decodes the topics of Debezium connectors. Thread-safe; called in worker threads, once per chunk.
 
     `schemas`: where writer schemas come from. What was learned of a schema is kept for good: an id never changes its
-    meaning.
+    meaning. `rules`: what the pipeline says of single columns, by topic; `placeholder`: the connectors'
+    `unavailable.value.placeholder`; `schemaless`: the types of JSON records without schema, which are refused without
+    it.
     """
 
-    def __init__(self, schemas: SchemaSource) -> None:
+    def __init__(
+        self,
+        schemas: SchemaSource,
+        rules: Mapping[str, Rules] | None = None,
+        schemaless: SchemalessTypes | None = None,
+        placeholder: str = UNAVAILABLE_VALUE,
+    ) -> None:
         self._schemas = schemas
+        self._rules = rules or {}
+        self._placeholder = placeholder.encode()
+        self.schemaless = schemaless
         self.json_schemas = JsonSchemas()
         self._readers: dict[int, Reader] = {}
         self._tables: dict[tuple[str, int, int], Table] = {}
@@ -69,14 +85,17 @@ class DebeziumDecoder:
     def _new_reader(self, kind: int) -> Reader:
         if kind >= 0:
             return AvroReader(self._schemas.writer_schema(kind))
-        return JsonReader(self.json_schemas.type(kind))
+        found = self.json_schemas.type(kind)
+        return JsonReader(found.type, whole=found.whole)
 
     def table(self, topic: str, key_kind: int, value_kind: int) -> Table:
         """The table of a topic as two writer schemas describe it (`key_kind` TOMBSTONE: no key)."""
         table = self._tables.get((topic, key_kind, value_kind))
         if table is None:
             key: ConnectType | None = None if key_kind == TOMBSTONE else self.reader(key_kind).type
-            table = table_of(self.reader(value_kind).type, key, value_kind if value_kind >= 0 else None, topic)
+            schema_id = value_kind if value_kind >= 0 else None
+            value, rules = self.reader(value_kind).type, self._rules.get(topic)
+            table = table_of(value, key, schema_id, topic, rules, self._placeholder)
             self._tables[topic, key_kind, value_kind] = table
         return table
 
@@ -87,8 +106,9 @@ class _Decoding:
     def __init__(self, decoder: DebeziumDecoder, chunk: Chunk) -> None:
         self._decoder = decoder
         self._chunk = chunk
-        self._values = self._framed(chunk.values)
-        self._keys = self._framed(chunk.keys)
+        types, topic = decoder.schemaless, chunk.topic
+        self._values = self._framed(chunk.values, lambda _: types.value(topic) if types else None)
+        self._keys = self._framed(chunk.keys, lambda names: types.key(topic, names) if types else None)
         self._rejected: dict[int, str] = {}
         self._skipped: Counter[str] = Counter()
         self._fallback_rows = 0
@@ -112,9 +132,9 @@ class _Decoding:
         rejected = tuple(Rejected(i, BadRecord(f"{self._say(i)}: {why}")) for i, why in sorted(self._rejected.items()))
         return DecodedChunk(tuple(changes), rejected, self._skipped, self._fallback_rows)
 
-    def _framed(self, records: list[bytes | None]) -> Frames:
+    def _framed(self, records: list[bytes | None], schemaless: TypeOf) -> Frames:
         try:
-            return self._decoder.json_schemas.narrow(join(records))
+            return self._decoder.json_schemas.narrow(join(records), schemaless)
         except UnsupportedChange as error:
             chunk = self._chunk
             raise UnsupportedChange(
@@ -153,7 +173,7 @@ class _Decoding:
             self._reject(rows, str(error))
             return
         tables = [self._block(reader, table, key_kind, block) for block in _blocks(self._values, rows)]
-        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="default")
         self._parts.append((int(self._chunk.offsets[rows[0]]), table.schema, whole))
 
     def _block(self, reader: Reader, table: Table, key_kind: int, rows: Rows) -> pa.Table:
@@ -181,7 +201,10 @@ class _Decoding:
         def say(row: int) -> str:
             return self._say(int(rows[row]))
 
-        outcome = rows_of(events, table, self._chunk.offsets[rows], keys, say)
+        def key_changed(row: int) -> bool:
+            return any(name == KEY_CHANGED for name, _ in self._chunk.headers[rows[row]])
+
+        outcome = rows_of(events, table, self._chunk.offsets[rows], keys, say, key_changed)
         if outcome.messages:
             self._skipped["message"] += outcome.messages
         for row, reason in outcome.faults.items():

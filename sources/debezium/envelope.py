@@ -5,7 +5,7 @@ c r u       the columns of `after`
 d           the key columns, from the Kafka key (a `before` under REPLICA IDENTITY DEFAULT is made up);
             without a key all columns, from `before`
 m           none: a logical message, counted as skipped
-t           stops the pipeline: a truncate can't be carried by this version
+t           nulls: the source table was emptied
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from config.errors import UnsupportedChange
-from sources.changes import CDC_OFFSET, CDC_OP, CDC_TS, TableSchema
+from sources.changes import CDC_NAMES, CDC_OFFSET, CDC_OP, CDC_TS, UNCHANGED_FIELD, TableSchema
 from sources.debezium.connect_types import ConnectType
-from sources.debezium.convert import primitive
-from sources.debezium.raw import Lists, Mask, Nothing, Numbers, Raw, Spans, Structs, gather
-from sources.debezium.types import LakeType, lake_fields
+from sources.debezium.convert import bitmap, primitive
+from sources.debezium.policies import DEFAULT, Rules, column_type
+from sources.debezium.raw import Lists, Mask, Nothing, Numbers, Raw, Spans, Structs, gather, scatter
+from sources.debezium.types import LakeType
 
 Rows = npt.NDArray[np.intp]
 Faults = dict[int, str]
 
-PLACEHOLDER = b"__debezium_unavailable_value"
+_ZERO_DATES = ("io.debezium.connector.mariadb", "io.debezium.connector.mysql")
 _OP_COLUMN = pa.field(CDC_OP, pa.string(), nullable=False)
 _TS_TYPE = pa.timestamp("us", tz="UTC")
 _C, _R, _U, _D, _M, _T = (ord(c) for c in "crudmt")
@@ -44,12 +45,13 @@ SKIPPED = {
 
 @dataclass(frozen=True)
 class Table:
-    """How one value schema's rows are stored. `before_too`: a delete takes its columns from `before` (no key)."""
+    """How one value schema's rows are stored. `before_too`: a delete takes its columns from `before` (no key).
+    `placeholder`: what stands for a value that wasn't sent, if the source does such a thing."""
 
     schema: TableSchema
     types: tuple[LakeType, ...]
     key_types: tuple[LakeType, ...]
-    postgres: bool
+    placeholder: bytes | None
 
     @property
     def before_too(self) -> bool:
@@ -67,20 +69,25 @@ def is_envelope(value: ConnectType) -> bool:
     return after is not None and after.kind == "struct" and op is not None and value.child("source") is not None
 
 
-def table_of(value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str) -> Table:
-    """The table that an envelope's schema and the schema of its Kafka key describe.
+def table_of(
+    value: ConnectType, key: ConnectType | None, schema_id: int | None, topic: str, rules: Rules | None,
+    placeholder: bytes,
+) -> Table:  # fmt: skip
+    """The table that an envelope's schema and the schema of its Kafka key describe, under the pipeline's rules for its
+    columns.
 
     Raises UnsupportedChange for columns that can't be stored, and for a key that isn't made of columns.
     """
     after, source = value.child("after"), value.child("source")
     assert after is not None
     assert source is not None
-    columns, types = lake_fields(after, topic)
+    rules = rules or {}
+    names = tuple(name for name, _ in key.fields) if key is not None else ()
+    has_zero_dates = (source.name or "").startswith(_ZERO_DATES)
+    columns, types = _fields(after, topic, rules, names, has_zero_dates)
     key_types: tuple[LakeType, ...] = ()
-    names: tuple[str, ...] = ()
     if key is not None:
-        key_columns, key_types = lake_fields(key, topic)
-        names = tuple(key_columns.names)
+        key_columns, key_types = _fields(key, topic, rules, names, has_zero_dates)
         for f in key_columns:
             if f.name not in columns.names or columns.field(f.name).type != f.type:
                 raise UnsupportedChange(
@@ -88,7 +95,26 @@ def table_of(value: ConnectType, key: ConnectType | None, schema_id: int | None,
                     " message.key.columns and transforms that change the key from the connector"
                 )
     postgres = (source.name or "").startswith("io.debezium.connector.postgresql")
-    return Table(TableSchema(columns, names, schema_id), types, key_types, postgres)
+    return Table(TableSchema(columns, names, schema_id), types, key_types, placeholder if postgres else None)
+
+
+def _fields(
+    struct: ConnectType, topic: str, rules: Rules, key: tuple[str, ...], zero_dates: bool
+) -> tuple[pa.Schema, tuple[LakeType, ...]]:
+    """The columns of a table whose rows are `struct`. Raises UnsupportedChange, also for a column that is named
+    like one of ours."""
+    types, fields = [], []
+    for name, type_ in struct.fields:
+        column = f"topic {topic}, column {name}"
+        if name in CDC_NAMES:
+            raise UnsupportedChange(
+                f"{column}: the name is taken by Lakeward's own column; rename the source's column, or leave it out"
+                " (column.exclude.list)"
+            )
+        rule = rules.get(name, DEFAULT)
+        types.append(column_type(type_, rule, column, zero_dates=zero_dates, key=name in key))
+        fields.append(pa.field(name, types[-1].arrow, nullable=type_.optional or types[-1].nulls))
+    return pa.schema(fields), tuple(types)
 
 
 @dataclass
@@ -118,43 +144,61 @@ KeyColumns = Callable[[Rows], tuple[list[Raw], Faults]]
 
 
 def rows_of(
-    events: Events, table: Table, offsets: npt.NDArray[np.int64], keys: KeyColumns, say: Callable[[int], str]
+    events: Events,
+    table: Table,
+    offsets: npt.NDArray[np.int64],
+    keys: KeyColumns,
+    say: Callable[[int], str],
+    key_changed: Callable[[int], bool],
 ) -> Outcome:
     """The rows of `events`, in their order, without the faulty ones.
 
-    `say` names an event (topic, partition, offset) for errors. Raises UnsupportedChange for a truncate and for a
-    TOAST placeholder.
+    `say` names an event (topic, partition, offset) for errors; `key_changed` says whether an event makes a row under
+    the new key of a row that had another one. Raises UnsupportedChange for a misfit in a column whose policy says so.
     """
     faults = dict(events.faults)
     ops = _ops(events, faults)
     messages = int((ops == _M).sum())
-    kept = _with_row(ops, events, faults, say)
+    kept = _with_row(ops, events, faults, keyed=bool(table.schema.key))
     if len(kept) < events.rows:
         ops = ops[kept]
-    upserts = ops != _D
-    deleted = np.flatnonzero(~upserts)
+    upserts = (ops != _D) & (ops != _T)
+    deleted = np.flatnonzero(ops == _D)
     after = gather(events.after, kept) if len(kept) < events.rows else events.after
     raws = _children(after, table, len(kept))
-    if table.postgres:
-        _no_placeholder(raws, table, ops, lambda row: say(int(kept[row])))
+    unsent = {}
+    if table.placeholder is not None:
+        unsent = _unsent(raws, ops, table.placeholder, lambda row: key_changed(int(kept[row])))
+    for column, without in unsent.items():
+        known = np.ones(len(kept), np.bool_)
+        known[without] = False
+        raws[column] = scatter(gather(raws[column], np.flatnonzero(known)), known)
+
+    stopping = {name for name, type_ in zip(table.schema.columns.names, table.types, strict=True) if type_.stops}
 
     def fault_in(name: str, rows: Rows) -> Callable[[Mask, str], None]:
         def fault(wrong: Mask, reason: str) -> None:
             for row in rows[np.flatnonzero(wrong)].tolist():
+                if name in stopping:
+                    raise UnsupportedChange(
+                        f"{say(int(kept[row]))}, column {name}: {reason}; its misfit is error: correct the value at the"
+                        " source, or choose dead_letter, set_null or text (source.columns)"
+                    )
                 faults.setdefault(int(kept[row]), f"column {name}: {reason}")
 
         return fault
 
     every = np.arange(len(kept))
     columns = []
-    for name, type_, raw in zip(table.schema.columns.names, table.types, raws, strict=True):
+    for number, (name, type_, raw) in enumerate(zip(table.schema.columns.names, table.types, raws, strict=True)):
         columns.append(type_.build(raw, fault_in(name, every)))
         optional = table.schema.columns.field(name).nullable
-        if not optional and columns[-1].null_count > len(deleted):
+        if not optional and columns[-1].null_count > len(kept) - int(upserts.sum()):
             missing = columns[-1].is_null().to_numpy(zero_copy_only=False) & upserts
+            missing[unsent.get(number, [])] = False
             fault_in(name, every)(missing, "null, where the schema allows none")
     if len(deleted):
-        gone = pa.array(~upserts)
+        gone = pa.array(ops == _D)
         for i, raw in _gone(events, table, kept[deleted], keys, deleted, kept, faults):
             name = table.schema.columns.names[i]
             built = table.types[i].build(raw, fault_in(name, deleted))
@@ -170,6 +214,9 @@ def rows_of(
     ]
     fields = [f.with_nullable(True) for f in table.schema.columns]
     fields += [pa.field(CDC_OFFSET, pa.int64(), nullable=False), _OP_COLUMN, pa.field(CDC_TS, _TS_TYPE)]
+    if unsent:
+        columns.append(_unchanged(unsent, table.schema.columns.names, len(kept)))
+        fields.append(UNCHANGED_FIELD)
     rows = pa.table(columns, schema=pa.schema(fields))
     wrong_rows = np.isin(kept, np.fromiter(faults, np.intp, len(faults))) if faults else None
     if wrong_rows is not None and wrong_rows.any():
@@ -199,18 +246,15 @@ def _ops(events: Events, faults: Faults) -> npt.NDArray[np.uint8]:
     return letters
 
 
-def _with_row(ops: npt.NDArray[np.uint8], events: Events, faults: Faults, say: Callable[[int], str]) -> Rows:
+def _with_row(ops: npt.NDArray[np.uint8], events: Events, faults: Faults, *, keyed: bool) -> Rows:
     """The events that make a row."""
-    truncates = np.flatnonzero(ops == _T)
-    if len(truncates):
-        raise UnsupportedChange(
-            f"{say(int(truncates[0]))}: the source table was truncated, which this version can't carry. Set the"
-            " connector's skipped.operations to t and delete the rows in the lake table, or snapshot the table anew"
-            " into a new one; then continue behind this offset"
-        )
+    if keyed:
+        for row in np.flatnonzero(ops == _T).tolist():
+            faults.setdefault(row, "a truncate has a key, which Debezium never gives it")
+            ops[row] = 0
     valid = _valid(events.after, events.rows)
     if valid is not None:
-        missing = ~valid & (ops != _D) & (ops != _M) & (ops != 0)
+        missing = ~valid & np.isin(ops, (_C, _R, _U))
         for row in np.flatnonzero(missing).tolist():
             faults.setdefault(row, f"the op {chr(ops[row])} comes without its row (after is null)")
             ops[row] = 0
@@ -271,33 +315,54 @@ def _commit_time(events: Events, kept: Rows) -> pa.Array:
     return primitive(_TS_TYPE, micros, None if known.all() else known)
 
 
-def _no_placeholder(raws: list[Raw], table: Table, ops: npt.NDArray[np.uint8], say: Callable[[int], str]) -> None:
-    """Stop at a value that PostgreSQL didn't send: an unchanged TOAST column of an update or a key change."""
-    for name, raw in zip(table.schema.columns.names, raws, strict=True):
-        rows = _placeholders(raw)
-        rows = rows[ops[rows] != _R] if len(rows) else rows
+def _unsent(
+    raws: list[Raw], ops: npt.NDArray[np.uint8], placeholder: bytes, key_changed: Callable[[int], bool]
+) -> dict[int, Rows]:
+    """By column the rows whose value PostgreSQL didn't send: unchanged TOAST columns of an update or a key change.
+
+    What is read by a snapshot or inserted is sent whole: there the placeholder's text is the value.
+    """
+    found = {}
+    for number, raw in enumerate(raws):
+        rows = _placeholders(raw, placeholder)
+        rows = rows[[ops[row] == _U or (ops[row] == _C and key_changed(row)) for row in rows.tolist()]]
         if len(rows):
-            raise UnsupportedChange(
-                f"{say(int(rows[0]))}, column {name}: PostgreSQL didn't send the value, as the update left it"
-                " unchanged (TOAST). Run ALTER TABLE … REPLICA IDENTITY FULL at the source and update the row once"
-                " more, or snapshot the table anew"
-            )
+            found[number] = rows
+    return found
 
 
-def _placeholders(raw: Raw) -> Rows:
-    """The rows that hold Debezium's stand-in for a value that wasn't sent, as text, bytes or array."""
+def _unchanged(unsent: Mapping[int, Rows], names: list[str], count: int) -> pa.Array:
+    """The `CDC_UNCHANGED` column."""
+    rows = np.concatenate(list(unsent.values()))
+    columns = np.repeat(list(unsent), [len(some) for some in unsent.values()])
+    order = np.argsort(rows, kind="stable")
+    counts = np.bincount(rows, minlength=count)
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(counts, out=offsets[1:])
+    return pa.Array.from_buffers(
+        UNCHANGED_FIELD.type,
+        count,
+        [bitmap(counts > 0), pa.py_buffer(offsets)],
+        children=[pa.array(names, pa.string()).take(pa.array(columns[order]))],
+    )
+
+
+def _placeholders(raw: Raw, placeholder: bytes) -> Rows:
+    """The rows that hold Debezium's stand-in for a value that wasn't sent, as text, bytes, array or map."""
     if isinstance(raw, Spans):
-        rows = np.flatnonzero(raw.length == len(PLACEHOLDER))
-        return rows[[_bytes_at(raw, row) == PLACEHOLDER for row in rows.tolist()]] if len(rows) else rows
+        rows = np.flatnonzero(raw.length == len(placeholder))
+        return rows[[_bytes_at(raw, row) == placeholder for row in rows.tolist()]] if len(rows) else rows
+    if isinstance(raw, Structs):
+        return _placeholders(raw.children["key"], placeholder) if "key" in raw.children else np.zeros(0, np.intp)
     if isinstance(raw, Lists):
-        items = _placeholders(raw.items)
+        items = _placeholders(raw.items, placeholder)
         ends = np.cumsum(raw.counts)
         if len(items):
             return np.unique(np.searchsorted(ends, items, side="right"))
         if isinstance(raw.items, Numbers) and raw.items.values.dtype.kind == "i":
             # arrays of integers come as the placeholder's letters
-            rows = np.flatnonzero(raw.counts == len(PLACEHOLDER))
-            letters = np.frombuffer(PLACEHOLDER, np.uint8)
+            rows = np.flatnonzero(raw.counts == len(placeholder))
+            letters = np.frombuffer(placeholder, np.uint8)
             values = raw.items.values
             return rows[[bool((values[e - len(letters) : e] == letters).all()) for e in ends[rows].tolist()]]
     return np.zeros(0, np.intp)

@@ -36,6 +36,8 @@ class DebeziumMySqlConnectorConfig(BaseConnectorConfig):
             "schema.history.internal.kafka.topic": self.schema_history_topic,
             # DDL as a topic for consumers; nobody reads it here: the writer schema of each record says what changed.
             "include.schema.changes": "false",
+            # The default takes the year 12 for 2012 and the year 0 for 2000.
+            "enable.time.adjuster": "false",
             # `long`, the default, sends 18446744073709551615 as -1.
             "bigint.unsigned.handling.mode": self.bigint_unsigned_handling_mode,
         }

@@ -10,6 +10,7 @@ import pymysql
 
 from config.errors import ConfigurationError, Unavailable
 from config.source import SourceConfig
+from sources.debezium.source_types import SourceColumn, SqlType
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -34,21 +35,39 @@ class MySqlSource:
         """`10.11.14-MariaDB-log`, as the server says it."""
         return str(await self._query(lambda cursor: _rows(cursor, "SELECT version()")[0][0]))
 
-    async def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """The columns of the captured tables that exist and that the user may see."""
+    async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
+        """The columns of the captured tables that exist and that the user may see, in their order."""
         wanted = [tuple(table.split(".", 1)) for table in self._source.tables]
 
-        def read(cursor: Any) -> dict[str, tuple[str, ...]]:
-            found: dict[str, list[str]] = {}
+        def read(cursor: Any) -> dict[str, tuple[SourceColumn, ...]]:
+            found: dict[str, tuple[SourceColumn, ...]] = {}
             sql = (
-                "SELECT table_schema, table_name, column_name FROM information_schema.columns"
-                " WHERE (table_schema, table_name) IN %s ORDER BY ordinal_position"
+                "SELECT table_schema, table_name, column_name, column_type, is_nullable = 'YES', column_key = 'PRI'"
+                " FROM information_schema.columns WHERE (table_schema, table_name) IN %s ORDER BY ordinal_position"
             )
-            for schema, table, column in _rows(cursor, sql, (wanted,)):
-                found.setdefault(f"{schema}.{table}", []).append(column)
-            return {table: tuple(names) for table, names in found.items()}
+            for schema, table, name, kind, nullable, key in _rows(cursor, sql, (wanted,)):
+                column = SourceColumn(name, kind, bool(nullable), bool(key))
+                found[f"{schema}.{table}"] = (*found.get(f"{schema}.{table}", ()), column)
+            return found
 
         return await self._query(read)
+
+    async def warnings(self, columns: Mapping[str, tuple[SourceColumn, ...]]) -> tuple[str, ...]:
+        """Columns whose zero dates nobody can tell from null, where the server allows zero dates."""
+        temporal = [
+            f"{table}.{column.name}"
+            for table, found in columns.items()
+            for column in found
+            if SqlType.parse(column.type).name in ("date", "datetime", "timestamp")
+        ]
+        modes = str(await self._query(lambda cursor: _rows(cursor, "SELECT @@GLOBAL.sql_mode")[0][0]))
+        if not temporal or {"NO_ZERO_DATE", "NO_ZERO_IN_DATE"} <= set(modes.split(",")):
+            return ()
+        return (
+            f"{self.address}: its sql_mode allows zero dates (0000-00-00), for which Debezium sends null, or the"
+            f" column's default where that is set and the column NOT NULL ({', '.join(temporal)}). Set NO_ZERO_DATE and"
+            " NO_ZERO_IN_DATE, if there are none",
+        )
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:  # noqa: ARG002 - a replica shares nothing
         """Settings that the binary log needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from config.source import UNAVAILABLE_VALUE
 from sources.debezium.connector_config import BaseConnectorConfig
 
 
@@ -17,6 +18,7 @@ class DebeziumConnectorConfig(BaseConnectorConfig):
     publication_name: str = "cdc_publication"
     publication_autocreate_mode: Literal["filtered", "all_tables", "disabled", "no_tables"] = "filtered"
     schema_include_list: tuple[str, ...] = ()
+    unavailable_value_placeholder: str = UNAVAILABLE_VALUE
     interval_handling_mode: Literal["string", "numeric"] = "string"
 
     def _particular(self) -> dict[str, str]:
@@ -30,6 +32,7 @@ class DebeziumConnectorConfig(BaseConnectorConfig):
             # `all_tables`, the default, needs a superuser and sends every table's changes over the wire.
             "publication.autocreate.mode": self.publication_autocreate_mode,
             "schema.include.list": ",".join(self.schema_include_list),
+            "unavailable.value.placeholder": self.unavailable_value_placeholder,
             # `numeric`, the default, makes a month 30.4 days.
             "interval.handling.mode": self.interval_handling_mode,
             # Columns of types that Debezium doesn't know are left out by default, silently; this way they are bytes.

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from config.errors import ConfigurationError, Unavailable
 from config.source import SourceConfig
+from sources.debezium.source_types import SourceColumn
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.1
 
 _COLUMNS = """
-    SELECT n.nspname || '.' || c.relname AS "table", array_agg(a.attname::text ORDER BY a.attnum) AS columns
+    WITH RECURSIVE resolved AS (
+        SELECT a.attrelid, a.attnum, a.atttypid AS type, a.atttypmod AS modifier
+        FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT r.attrelid, r.attnum, t.typbasetype, t.typtypmod
+        FROM resolved r JOIN pg_type t ON t.oid = r.type WHERE t.typtype = 'd'
+    )
+    SELECT n.nspname || '.' || c.relname AS "table", a.attname::text AS name, NOT a.attnotnull AS nullable,
+        a.attgenerated <> '' AS generated, COALESCE(a.attnum = ANY(i.indkey), false) AS key,
+        CASE WHEN t.typtype = 'e' THEN 'enum' WHEN e.typtype = 'e' THEN 'enum[]'
+            ELSE format_type(r.type, r.modifier) END || repeat('[]', a.attndims - 1) AS type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
-    WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped AND n.nspname || '.' || c.relname = ANY($1)
-    GROUP BY 1
+        JOIN resolved r ON r.attrelid = c.oid AND r.attnum = a.attnum
+        JOIN pg_type t ON t.oid = r.type AND t.typtype <> 'd'
+        LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+        LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1)
+    ORDER BY 1, a.attnum
+"""
+
+_IDENTITIES = """
+    SELECT n.nspname || '.' || c.relname AS "table", c.relreplident::text AS kind,
+        (SELECT array_agg(a.attname::text) FROM pg_index i
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+            WHERE i.indrelid = c.oid AND i.indisprimary) AS key,
+        (SELECT array_agg(a.attname::text) FROM pg_index i
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+            WHERE i.indrelid = c.oid AND i.indisreplident) AS index
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname || '.' || c.relname = ANY($1)
 """
 
 _UNREADABLE = """
@@ -48,11 +75,19 @@ class PostgresSource:
         async with self._connected() as connection:
             return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
 
-    async def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """The columns of the captured tables that exist."""
+    async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
+        """The columns of the captured tables that exist, in their order."""
         async with self._connected() as connection:
             rows = await connection.fetch(_COLUMNS, list(self._source.tables))
-        return {row["table"]: tuple(row["columns"]) for row in rows}
+        found: dict[str, tuple[SourceColumn, ...]] = {}
+        for row in rows:
+            column = SourceColumn(row["name"], row["type"], row["nullable"], row["key"], row["generated"])
+            found[row["table"]] = (*found.get(row["table"], ()), column)
+        return found
+
+    async def warnings(self, columns: Mapping[str, tuple[SourceColumn, ...]]) -> tuple[str, ...]:  # noqa: ARG002
+        """None: what PostgreSQL's values lose is known by their types."""
+        return ()
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:
         """Settings and rights that logical replication needs."""
@@ -71,6 +106,8 @@ class PostgresSource:
                 f'{source.username}" (and USAGE on its schema)'
                 for row in await connection.fetch(_UNREADABLE, list(source.tables))
             ]
+            for row in await connection.fetch(_IDENTITIES, list(source.tables)):
+                found += self._identity_problems(row["table"], row["kind"], row["key"] or (), row["index"] or ())
             slot = await self._slot(connection)
             if slot is not None and slot["active"] and not connector_exists:
                 found.append(
@@ -78,6 +115,22 @@ class PostgresSource:
                     " another connector's probably: give this pipeline a source.slot_name (and publication_name)"
                 )
         return tuple(found)
+
+    def _identity_problems(self, table: str, kind: str, primary: Sequence[str], index: Sequence[str]) -> Iterator[str]:
+        """What the log has of a row that is changed or deleted is its replica identity; the key has to be in it."""
+        key = self._source.key_columns.get(table, tuple(primary))
+        logged = {"d": primary, "i": index, "f": key}.get(kind, ())
+        missing = sorted(set(key) - set(logged))
+        if missing:
+            yield (
+                f"{self.address}: {table}: the log doesn't have {', '.join(missing)} of rows that are deleted, which"
+                f" are its key: ALTER TABLE {table} REPLICA IDENTITY FULL (or DEFAULT for its primary key)"
+            )
+        elif not key and kind != "f":
+            yield (
+                f"{self.address}: {table} has no primary key: once it is published, PostgreSQL refuses its updates and"
+                f" deletes. ALTER TABLE {table} REPLICA IDENTITY FULL, or give it a primary key"
+            )
 
     async def release(self, timeout: float = 90.0) -> tuple[str, ...]:
         """Drop slot and publication. A slot that stays would keep the server's log for ever.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from agents.writer import Commit, FlushPolicy, TableWriter
-from config.errors import OffsetGap, Unavailable
+from config.errors import OffsetGap, Unavailable, ValuesUnknown
 from config.platform import RetryConfig
 from sinks.base import Batch, Receipt, Target
 from sinks.memory import MemorySink, MemoryStore
-from sources.changes import ChangeBatch, Chunk, DecodedChunk, TableSchema, TopicPartition
+from sources.changes import UNCHANGED_FIELD, ChangeBatch, Chunk, DecodedChunk, Rejected, TableSchema, TopicPartition
 
 TP = TopicPartition("t", 0)
 SCHEMA = TableSchema(pa.schema([pa.field("id", pa.int64(), nullable=False)]), ("id",), 1)
@@ -66,6 +67,8 @@ class Harness:
         self.commits: asyncio.Queue[Commit] = asyncio.Queue()
         self.failures: asyncio.Queue[BaseException] = asyncio.Queue()
         self.errors: list[Exception] = []
+        self.rejected: list[tuple[int, str]] = []
+        self.landed_after: list[list[tuple[int, str]]] = []
         self.failed_attempt = asyncio.Event()
         self.pressed = False
         self.writer = TableWriter(
@@ -73,6 +76,7 @@ class Harness:
             policy,
             RETRY,
             on_commit=self._on_commit,
+            on_rejected=self._on_rejected,
             on_error=self._on_error,
             on_failure=self._on_failure,
             partition_count=lambda _: 1,
@@ -82,6 +86,9 @@ class Harness:
 
     async def _on_commit(self, _: TableWriter, commit: Commit) -> None:
         await self.commits.put(commit)
+
+    async def _on_rejected(self, _: TableWriter, chunk: Chunk, rejected: Sequence[Rejected]) -> None:
+        self.rejected += [(int(chunk.offsets[letter.index]), str(letter.reason)) for letter in rejected]
 
     def _on_error(self, _: TableWriter, error: Exception) -> None:
         self.errors.append(error)
@@ -233,3 +240,22 @@ async def test_an_unexpected_error_is_reported_once_and_nothing_more_is_written(
         failure = await asyncio.wait_for(h.failures.get(), 5)
         assert str(failure) == "a defect"
         assert len(h.sink.batches) == 1
+
+
+async def test_records_that_the_sink_cannot_apply_are_set_aside_before_the_others_land() -> None:
+    async with running(batch_size=6) as h:
+        parts = [chunk(0, 3), chunk(3, 3)]
+        unsent = pa.array([None, ["name"], None], UNCHANGED_FIELD.type)
+        for raw, decoded in parts:
+            change = decoded.changes[0]
+            rows = change.rows.append_column(UNCHANGED_FIELD, unsent)
+            h.writer.add(raw, DecodedChunk((replace(change, rows=rows),)))
+        h.sink.fail = [ValuesUnknown({("t", 0, 1): "no name", ("t", 0, 4): "no name either"})]
+        h.sink.before = lambda: h.landed_after.append(list(h.rejected))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert h.rejected == [(1, "no name"), (4, "no name either")]
+        assert h.landed_after == [[], h.rejected]
+        assert h.ids() == [0, 2, 3, 5]
+        assert commit.receipt.next_offsets == {TP: 6}
+        assert commit.rows == {TP: 4}
+        assert h.errors == []

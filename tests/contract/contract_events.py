@@ -10,7 +10,18 @@ from typing import Any
 import pyarrow as pa
 
 from sinks.base import Batch, OffsetRange
-from sources.changes import CDC_FIELDS, CDC_OFFSET, CDC_OP, CDC_TS, ChangeBatch, TableSchema, TopicPartition
+from sources.changes import (
+    CDC_FIELDS,
+    CDC_OFFSET,
+    CDC_OP,
+    CDC_TS,
+    CDC_UNCHANGED,
+    TRUNCATE,
+    UNCHANGED_FIELD,
+    ChangeBatch,
+    TableSchema,
+    TopicPartition,
+)
 
 TOPIC = "cdc.public.orders"
 OTHER_TOPIC = "cdc.public.invoices"
@@ -28,6 +39,8 @@ ORDERS = TableSchema(
     ("id",),
     1,
 )
+ORDERS_EMPTIED = TableSchema(ORDERS.columns, (), 1)
+"""The schema of truncates, whose records have no key."""
 ORDERS_WITH_NOTE = TableSchema(ORDERS.columns.append(pa.field("note", pa.string())), ORDERS.key, 2)
 ORDERS_WITHOUT_AMOUNT = TableSchema(ORDERS.columns.remove(2), ORDERS.key, 3)
 ORDERS_WITH_TEXT_ID = TableSchema(ORDERS.columns.set(0, pa.field("id", pa.string())), ORDERS.key, 4)
@@ -47,7 +60,7 @@ LINES = TableSchema(
 )
 
 Change = tuple[str, Mapping[str, Any]]
-"""An operation (`c r u d`) and the row's values; columns that are left out are null."""
+"""An operation (`c r u d t`) and the row's values; columns that are left out are null."""
 
 
 def order(op: str, key: int, name: str | None = None, **more: Any) -> Change:
@@ -56,6 +69,12 @@ def order(op: str, key: int, name: str | None = None, **more: Any) -> Change:
         return "d", {"id": key}
     amount, at = Decimal(key * 100 + 1) / 100, EPOCH + timedelta(seconds=key)
     return op, {"id": key, "name": name or f"order {key}", "amount": amount, "at": at, **more}
+
+
+def unsent(op: str, key: int, *columns: str, **more: Any) -> Change:
+    """A change of an order of which PostgreSQL didn't send some columns, as they are as before (TOAST)."""
+    _, row = order(op, key, **more)
+    return op, {**{name: value for name, value in row.items() if name not in columns}, CDC_UNCHANGED: list(columns)}
 
 
 def changes(
@@ -71,6 +90,7 @@ def changes(
     """One partition's changes, at consecutive offsets from `first` on unless `offsets` says where they are."""
     at = list(offsets) if offsets is not None else list(range(first, first + len(rows)))
     fields = [f.with_nullable(True) for f in schema.columns] + [f for f in CDC_FIELDS if f.name in _OF_ROWS]
+    fields += [UNCHANGED_FIELD] * any(CDC_UNCHANGED in row for _, row in rows)
     values = [
         {**row, CDC_OFFSET: offset, CDC_OP: op, CDC_TS: EPOCH + timedelta(milliseconds=offset)}
         for offset, (op, row) in zip(at, rows, strict=True)
@@ -80,6 +100,11 @@ def changes(
 
 
 _OF_ROWS = (CDC_OFFSET, CDC_OP, CDC_TS)
+
+
+def truncate(offset: int, *, partition: int = 0) -> ChangeBatch:
+    """The source table is emptied."""
+    return changes([("t", {})], offset, partition=partition, schema=ORDERS_EMPTIED)
 
 
 def batch(*parts: ChangeBatch, counts: Mapping[str, int] | None = None) -> Batch:
@@ -107,7 +132,13 @@ def folded(*parts: ChangeBatch) -> list[dict[str, Any]]:
     for part in parts:
         for row in part.changelog().to_pylist():
             key = tuple(row[name] for name in part.schema.key)
-            state.pop(key, None)
+            before = state.pop(key, None)
+            for name in row.pop(CDC_UNCHANGED, None) or ():
+                assert before is not None, "nobody knows the value"
+                row[name] = before[name]
+            if row[CDC_OP] == TRUNCATE:
+                state.clear()
+                continue
             if row[CDC_OP] != "d":
                 state[key] = row
     return canonical(list(state.values()))

@@ -22,10 +22,13 @@ from contract_events import (
     folded,
     log_rows,
     order,
+    truncate,
+    unsent,
 )
 from contract_harness import SinkHarness
 
-from config.errors import ConfigurationError, DestinationChanged, KeyMoved, UnsupportedChange
+from config.errors import ConfigurationError, DestinationChanged, KeyMoved, UnsupportedChange, ValuesUnknown
+from sinks.unchanged import without
 from sources.changes import TableSchema, TopicPartition
 
 
@@ -67,6 +70,145 @@ def last_change_of_a_key_wins_and_deletes_remove(harness: SinkHarness) -> None:
     assert rows == folded(start, burst)
     assert {row["id"]: row["name"] for row in rows}[0] == "third"
     assert {row["id"] for row in rows} == {0, 2, 3, 4, 5}
+
+
+ONE_PARTITION = {TOPIC: 1}
+
+
+@check("upsert")
+def truncate_empties_the_table_where_it_stands(harness: SinkHarness) -> None:
+    before = [changes([order("c", key) for key in range(6)], 0), changes([order("u", 1, "new"), order("d", 2)], 6)]
+    mixed = [changes([order("c", 8), order("u", 0, "gone")], 8), truncate(10), changes([order("c", 9)], 11)]
+    after = changes([order("c", 0, "back"), order("u", 9, "changed"), order("d", 5)], 12)
+    with closing(opened(harness)) as sink:
+        for part in before:
+            sink.write(batch(part, counts=ONE_PARTITION))
+        sink.write(batch(*mixed, counts=ONE_PARTITION))
+        assert harness.rows() == folded(*before, *mixed)
+        sink.write(batch(after, counts=ONE_PARTITION))
+        assert harness.rows() == folded(*before, *mixed, after)
+        sink.write(batch(truncate(15), truncate(16), counts=ONE_PARTITION))
+        assert harness.rows() == []
+        sink.tidy()
+    assert committed(harness) == {TP0: 17}
+    again = changes([order("c", 0, "again"), order("c", 1)], 17)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(again, counts=ONE_PARTITION))
+    assert harness.rows() == folded(again)
+
+
+@check("upsert")
+def truncate_of_a_table_that_is_not_there_is_none(harness: SinkHarness) -> None:
+    with closing(opened(harness)) as sink:
+        sink.write(batch(truncate(0), counts=ONE_PARTITION))
+        later = [truncate(1), changes([order("c", 1)], 2), truncate(3), changes([order("c", 2)], 4)]
+        sink.write(batch(*later, counts=ONE_PARTITION))
+    assert harness.rows() == folded(*later)
+    assert committed(harness) == {TP0: 5}
+
+
+@check("upsert")
+def truncate_of_a_topic_with_several_partitions_stops(harness: SinkHarness) -> None:
+    start = inserts(0, 3)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(start, counts={TOPIC: 2}))
+        with pytest.raises(UnsupportedChange, match=r"partition 0, offset 3: .*truncated.* has 2 partitions"):
+            sink.write(batch(truncate(3), counts={TOPIC: 2}))
+    assert harness.rows() == folded(start)
+    assert committed(harness) == {TP0: 3}
+
+
+@check("append")
+def truncate_is_a_row_of_the_log(harness: SinkHarness) -> None:
+    parts = [inserts(0, 2), truncate(2), changes([order("c", 1, "new")], 3)]
+    with closing(opened(harness)) as sink:
+        sink.write(batch(*parts, counts={TOPIC: 3}))
+        sink.write(batch(truncate(4), counts={TOPIC: 3}))
+    rows = harness.rows()
+    assert rows == log_rows(*parts, truncate(4))
+    assert [row["_cdc_op"] for row in rows] == ["c", "c", "t", "c", "t"]
+
+
+@check("upsert")
+def value_that_was_not_sent_stays_as_it_was(harness: SinkHarness) -> None:
+    """In the table, in the same batch, after a restart, and through a chain of such changes."""
+    parts = [
+        changes([order("r", key, f"first {key}") for key in range(8)], 0),
+        changes([unsent("u", 0, "name"), unsent("u", 1, "name", "amount"), order("u", 2, "second")], 8),
+        changes(
+            [
+                order("u", 3, "third"),
+                unsent("u", 3, "name"),
+                unsent("u", 3, "amount", name="fourth"),
+                unsent("u", 4, "name"),
+                unsent("u", 4, "amount"),
+                order("d", 5),
+                order("c", 5, "again"),
+                unsent("u", 5, "name"),
+                unsent("u", 6, "name"),
+                order("d", 6),
+            ],
+            11,
+        ),
+    ]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+            sink.tidy()
+    assert harness.rows() == folded(*parts)
+    more = [changes([unsent("u", 1, "name"), unsent("u", 2, "name")], 21), changes([unsent("u", 4, "name")], 23)]
+    others = changes([order("c", 101, "other")], 0, partition=1), changes([unsent("u", 101, "name")], 1, partition=1)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(more[0], others[0]))
+        sink.write(batch(more[1], others[1]))
+    assert harness.rows() == folded(*parts, *more, *others)
+
+
+@check("upsert")
+def value_that_nobody_knows_names_its_records_and_writes_nothing(harness: SinkHarness) -> None:
+    start = inserts(0, 2)
+    part = changes(
+        [unsent("u", 7, "name"), order("u", 0), unsent("u", 10, "amount"), unsent("u", 7, "name", "amount"),
+         order("d", 8), unsent("u", 8, "name")],
+        2,
+    )  # fmt: skip
+    with closing(opened(harness)) as sink:
+        sink.write(batch(start))
+        with pytest.raises(
+            ValuesUnknown, match=r"partition 0, offset 2: .*didn't send name of the row .*'id': 7"
+        ) as error:
+            sink.write(batch(part))
+        assert list(error.value.records) == [(TOPIC, 0, 2), (TOPIC, 0, 5), (TOPIC, 0, 7)]
+        assert "name, amount" in error.value.records[TOPIC, 0, 5]
+        assert harness.rows() == folded(start)
+        assert sink.committed([TP0]) == {TP0: 2}
+        sink.write(without(batch(part), error.value.records.keys()))
+    kept = changes([order("u", 0), unsent("u", 10, "amount"), order("d", 8)], 3)
+    assert [{k: v for k, v in row.items() if k not in ("_cdc_offset", "_cdc_ts")} for row in harness.rows()] == [
+        {k: v for k, v in row.items() if k not in ("_cdc_offset", "_cdc_ts")} for row in folded(start, kept)
+    ]
+    assert committed(harness) == {TP0: 8}
+
+
+@check("upsert")
+def value_that_was_not_sent_is_not_looked_for_before_a_truncate(harness: SinkHarness) -> None:
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 2), counts=ONE_PARTITION))
+        with pytest.raises(ValuesUnknown):
+            sink.write(batch(truncate(2), changes([unsent("u", 10, "name")], 3), counts=ONE_PARTITION))
+    assert harness.rows() == folded(inserts(0, 2))
+
+
+@check("append")
+def log_names_the_values_that_were_not_sent(harness: SinkHarness) -> None:
+    parts = [inserts(0, 2), changes([unsent("u", 0, "name"), order("u", 10), unsent("u", 10, "at", "amount")], 2)]
+    with closing(opened(harness)) as sink:
+        for part in parts:
+            sink.write(batch(part))
+        sink.write(batch(changes([order("d", 0)], 5)))
+    rows = harness.rows()
+    assert rows == log_rows(*parts, changes([order("d", 0)], 5))
+    assert [row.get("_cdc_unchanged") for row in rows] == [None, None, ["name"], None, ["at", "amount"], None]
 
 
 @check("upsert")

@@ -6,19 +6,23 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
-from contract_base import TP0, TP1, commit, committed, inserts, opened, updates
+import structlog
+from contract_base import TP0, TP1, committed, inserts, opened, updates
 from contract_events import ORDERS, batch, changes, folded, log_rows, order
 from delta_harness import DeltaHarness
 from deltalake import CommitProperties, DeltaTable, Transaction
 
+from config.errors import Unavailable
+from sinks.base import Sink
 from sinks.delta import upkeep
 from sinks.delta.sink import DeltaSink
 from sinks.delta.status import delta_status
-from sources.changes import TableSchema
+from sources.changes import ChangeBatch, TableSchema
 
 HOUR = 3600
 
@@ -42,6 +46,20 @@ def operations(harness: DeltaHarness) -> list[str]:
 
 def maintained(mode: Literal["append", "upsert"], folder: Path, **more: Any) -> DeltaHarness:
     return DeltaHarness(mode, folder, maintenance={"enabled": True, "vacuum_older_than_seconds": HOUR, **more})
+
+
+def tidy(sink: Sink) -> None:
+    """With what goes on beside the writer."""
+    assert isinstance(sink, DeltaSink)
+    sink.tidy()
+    sink._upkeep.close()
+    assert not sink._upkeep.is_busy
+
+
+def commit(sink: Sink, *parts: ChangeBatch) -> None:
+    for part in parts:
+        sink.write(batch(part))
+        tidy(sink)
 
 
 def test_files_of_an_append_table_stay_few(tmp_path: Path) -> None:
@@ -129,7 +147,7 @@ def test_appends_of_others_do_not_matter_to_a_compaction(tmp_path: Path) -> None
         for a, b in zip(ours, theirs, strict=True):
             one.write(batch(a))
             harness.hooks = (lambda part=b: two.write(batch(part)), None)  # before the next commit: maybe a compaction
-            one.tidy()
+            tidy(one)
             if harness.hooks is not None:
                 harness.hooks = None
                 two.write(batch(b))
@@ -150,6 +168,53 @@ def test_nothing_is_done_while_another_writer_has_its_turn(tmp_path: Path) -> No
         for _ in range(4):
             sink.tidy()
     assert "OPTIMIZE" not in operations(harness)
+
+
+def test_an_append_table_is_written_while_it_is_compacted(tmp_path: Path) -> None:
+    harness = DeltaHarness("append", tmp_path)
+    parts = updates(12)
+    go_on = Event()
+    with closing(opened(harness)) as sink:
+        for part in parts[:4]:
+            sink.write(batch(part))
+        sink.tidy()
+        harness.hooks = (lambda: assert_set(go_on), None)
+        sink.tidy()
+        assert isinstance(sink, DeltaSink)
+        assert sink._upkeep.is_busy
+        for part in parts[4:]:
+            sink.write(batch(part))
+            sink.tidy()
+        assert "OPTIMIZE" not in operations(harness)
+        go_on.set()
+        sink._upkeep.close()
+        assert operations(harness)[0] == "OPTIMIZE"
+    assert files(harness) == 9
+    assert harness.rows() == log_rows(*parts)
+    assert committed(harness) == {TP0: parts[-1].next}
+
+
+def assert_set(event: Event) -> None:
+    assert event.wait(20)
+
+
+def test_a_compaction_that_the_store_refuses_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    harness = DeltaHarness("append", tmp_path)
+    parts = updates(12)
+
+    def away() -> None:
+        raise Unavailable("the store is away")
+
+    with closing(opened(harness)) as sink, structlog.testing.capture_logs() as logs:
+        for part in parts[:4]:
+            sink.write(batch(part))
+        sink.tidy()
+        harness.hooks = (away, None)
+        tidy(sink)
+        commit(sink, *parts[4:])
+    assert [entry["reason"] for entry in logs if entry["event"] == "delta.not_compacted"] == ["the store is away"]
+    assert "OPTIMIZE" in operations(harness)
+    assert harness.rows() == log_rows(*parts)
 
 
 @pytest.mark.parametrize("hours", [0, 1])
@@ -192,7 +257,7 @@ def test_what_the_fan_in_leaves_is_compacted_by_maintenance(tmp_path: Path) -> N
         for part in parts[:3]:
             sink.write(batch(part))
         for _ in range(6):
-            sink.tidy()
+            tidy(sink)
         assert files(harness) == 1
         for part in parts[3:5]:
             commit(sink, part)

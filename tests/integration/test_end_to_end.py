@@ -128,13 +128,13 @@ def services(start_services: StartServices) -> Endpoints:
 def files(services: Endpoints, tmp_path: Path) -> Iterator[Any]:
     """A function that writes a pipeline's files for a source and its sinks."""
 
-    def write(name: str, source: dict[str, Any], sinks: list[dict[str, Any]]) -> Settings:
+    def write(name: str, source: dict[str, Any], sinks: list[dict[str, Any]], partitions: int = 2) -> Settings:
         pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
         platform = {
             "kafka": {
                 "bootstrap_servers": services["kafka"].address,
                 "schema_registry_url": services["registry"].url,
-                "topic_num_partitions": 2,
+                "topic_num_partitions": partitions,
             },
             "connector": {
                 "connect_url": services["connect"].url,
@@ -198,7 +198,7 @@ def delta(folder: Path, mode: str) -> dict[str, Any]:
     return {"sink_id": f"delta-{mode}", "sink_type": "delta", "delta": section}
 
 
-async def _run(settings: Settings, folder: Path, change: Any, check: Any) -> None:
+async def run_pipeline(settings: Settings, folder: Path, change: Any, check: Any) -> None:
     """Deploy, run the worker over the snapshot, change the source, and check."""
     paths = folder / "pipeline.yaml", folder / "platform.yaml"
     worker = WorkerProcess(*paths, folder / "data", folder / "worker.log", web_port=free_port())
@@ -262,7 +262,7 @@ async def test_postgres_tables_are_the_same_in_iceberg_and_delta_appended_and_up
             asyncio.run(verify_tells_differences_and_what_it_cannot_tell(run, tmp_path, login | {"database": name}))
 
     try:
-        await _run(files(name, source, sinks), tmp_path, change, checked)
+        await run_pipeline(files(name, source, sinks), tmp_path, change, checked)
     finally:
         await database.close()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -340,7 +340,7 @@ async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(
                 connection.commit()
 
         try:
-            await _run(files(name, source, sinks), tmp_path, change, check(name))
+            await run_pipeline(files(name, source, sinks), tmp_path, change, check(name))
         finally:
             cursor.execute(f"DROP DATABASE {name}")
 

@@ -134,9 +134,25 @@ def test_source_defaults_are_the_promised_ones() -> None:
         "tables": ("public.a", "public.b"),
         "slot_name": "cdc_slot",
         "publication_name": "cdc_publication",
+        "key_columns": {},
+        "unavailable_value_placeholder": "__debezium_unavailable_value",
         "snapshot_mode": "initial",
         "server_id": None,
+        "columns": {},
     }
+
+
+def test_columns_are_of_captured_tables_and_typed_all_or_none() -> None:
+    good = {"public.a": {"id": {"type": "bigint"}, "d": {"type": "date", "misfit": "text"}}, "public.b": {"x": {}}}
+    columns = pipeline(columns=good).source.columns
+    assert columns["public.a"]["d"].misfit == "text"
+    assert (columns["public.b"]["x"].misfit, columns["public.b"]["x"].accept_loss) == ("dead_letter", False)
+    found = problems(columns={"public.c": {"id": {}}, "public.a": {"id": {"type": "bigint"}, "d": {"misfit": "error"}}})
+    assert "none of source.tables" in found["source.columns.public.c"]
+    assert "declare the types of all" in found["source.columns.public.a.d"]
+    (wrong,) = problems(columns={"public.a": {"id": {"misfit": "clamp"}}}).items()
+    assert wrong[0] == "source.columns.public.a.id.misfit"
+    assert "'dead_letter', 'error', 'set_null' or 'text'" in wrong[1]
 
 
 @pytest.mark.parametrize(("kind", "port"), [("postgres", 5432), ("mysql", 3306), ("mariadb", 3306)])

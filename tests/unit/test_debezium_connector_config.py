@@ -65,6 +65,26 @@ def test_the_pipeline_names_connector_topics_slot_and_publication() -> None:
     assert settings["table.include.list"] == r"public\.customers,public\.orders"
 
 
+def test_keys_of_tables_without_one_are_debeziums_to_make() -> None:
+    settings = config({}, key_columns={"public.orders": ["day", "number"], "public.customers": ["name"]})
+    assert settings["message.key.columns"] == r"public\.orders:day,number;public\.customers:name"
+    assert "message.key.columns" not in config({})
+
+
+def test_values_that_are_not_sent_are_named_as_the_decoder_knows_them() -> None:
+    assert config({})["unavailable.value.placeholder"] == "__debezium_unavailable_value"
+    settings = config({}, unavailable_value_placeholder="not sent: 7d1f0a")
+    assert settings["unavailable.value.placeholder"] == "not sent: 7d1f0a"
+
+
+def test_columns_that_the_log_lacks_are_left_out_beside_those_that_users_leave_out() -> None:
+    asked = platform(extra_config={"column.exclude.list": "public.orders.secret"})
+    left_out = [("public.orders", "total"), ("public.customers", "age")]
+    settings = connector_for(pipeline(), asked, left_out).to_connector_config()
+    assert settings["column.exclude.list"] == r"public\.orders\.total,public\.customers\.age,public.orders.secret"
+    assert "column.exclude.list" not in config({})
+
+
 def test_nothing_that_happens_at_the_source_is_passed_over() -> None:
     settings = config({})
     assert settings["skipped.operations"] == "none"  # truncates

@@ -20,7 +20,9 @@ def change(*fields: pa.Field, schema_id: int | None = 1, topic: str = "orders", 
 def plan(
     *changes: ChangeBatch, columns: pa.Schema = TABLE, highest: dict[str, int] | None = None, shared: bool = False
 ) -> Evolution:
-    return evolve("lake.orders", columns, {"orders": 1} if highest is None else highest, changes, shared=shared)
+    return evolve(
+        "lake.orders", columns, {"orders": 1} if highest is None else highest, changes, shared=shared, log=False
+    )
 
 
 def test_same_schema_asks_for_nothing() -> None:
@@ -77,7 +79,7 @@ def test_type_that_changes_within_one_batch_stops() -> None:
 def test_types_are_compared_as_the_format_stores_them() -> None:
     time = pa.field("name", pa.time64("us"))
     text = lambda kind: pa.string() if pa.types.is_time(kind) else kind  # noqa: E731 -- a one-line stand-in
-    assert evolve("t", TABLE, {"orders": 1}, [change(ID, time)], shared=False, stored=text).add == ()
+    assert evolve("t", TABLE, {"orders": 1}, [change(ID, time)], shared=False, log=False, stored=text).add == ()
 
 
 def test_json_record_that_lacks_a_column_stops() -> None:
@@ -122,4 +124,4 @@ def test_type_that_the_format_lacks_is_named_with_its_column() -> None:
         raise UnsupportedChange(f"no {kind} here")
 
     with pytest.raises(UnsupportedChange, match=r"topic orders partition 0 .*column id: no int64 here"):
-        evolve("lake.orders", pa.schema([]), {}, [change(ID)], shared=False, stored=refuse)
+        evolve("lake.orders", pa.schema([]), {}, [change(ID)], shared=False, log=False, stored=refuse)

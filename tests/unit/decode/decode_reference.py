@@ -91,7 +91,9 @@ def expected_row(schemas: Schemas, record: Record) -> dict[str, Any] | None:
 def _expected(value: tuple[Any, dict[str, Any]], key: tuple[Any, dict[str, Any]] | None) -> dict[str, Any]:
     payload, columns = value
     row = dict.fromkeys(columns)
-    if payload["op"] != "d":
+    if payload["op"] == "t":
+        pass
+    elif payload["op"] != "d":
         row |= {name: to_python(columns[name], it) for name, it in payload["after"].items() if name in columns}
     elif key is not None:
         row |= {name: to_python(key[1][name], it) for name, it in key[0].items()}
@@ -146,6 +148,8 @@ def to_python(type_: Any, value: Any) -> Any:
     name = None if isinstance(type_, str) else type_.get("name") if is_json else type_.get("connect.name")
     if kind == "array":
         return [to_python(type_["items"], item) for item in value]
+    if kind == "map":
+        return [(key, to_python(type_["values"], item)) for key, item in value.items()]
     if kind == "bytes" and isinstance(value, str):
         value = base64.b64decode(value)
     if name == "io.debezium.data.VariableScaleDecimal":
@@ -179,8 +183,18 @@ def _logical(name: str | None, parameters: dict[str, str], value: Any) -> Any:
             return epoch + timedelta(milliseconds=value)
         case "MicroTimestamp":
             return epoch + timedelta(microseconds=value)
+        case "NanoTime":
+            return (epoch + timedelta(microseconds=value // 1000)).time()
+        case "NanoTimestamp":
+            return epoch + timedelta(microseconds=value // 1000)
         case "ZonedTimestamp":
             return datetime.fromisoformat(value)
+        case "IsoDate":
+            return date.fromisoformat(value.removesuffix("Z"))
+        case "IsoTime":
+            return time.fromisoformat(value.removesuffix("Z"))
+        case "IsoTimestamp":
+            return datetime.fromisoformat(value.removesuffix("Z"))
     return value
 
 

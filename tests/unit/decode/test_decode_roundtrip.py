@@ -52,6 +52,8 @@ VARIABLE = {
 ZONED = named("string", TIME + "ZonedTimestamp")
 INT, LONG = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 INSTANTS = st.datetimes(timezones=st.just(UTC)).map(lambda t: t.isoformat().replace("+00:00", "Z"))
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=9)
+MAPS = st.dictionaries(TEXTS, st.none() | TEXTS, max_size=5)
 TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     ("int", INT),
     ("long", LONG),
@@ -71,6 +73,14 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (named("long", TIME + "Timestamp"), st.integers(FIRST * DAY_US // 1000, LAST * DAY_US // 1000)),
     (named("long", TIME + "MicroTimestamp"), st.integers(FIRST * DAY_US, LAST * DAY_US)),
     (ZONED, INSTANTS),
+    (named("long", TIME + "NanoTime"), st.integers(0, DAY_US - 1).map(lambda us: us * 1000)),
+    (named("long", TIME + "NanoTimestamp"), st.integers(-(2**63) // 1000 + 1, 2**63 // 1000).map(lambda us: us * 1000)),
+    (named("long", TIME + "NanoDuration"), LONG),
+    (named("string", TIME + "IsoDate"), st.dates().map(lambda d: f"{d.isoformat()}Z")),
+    (named("string", TIME + "IsoTime"), st.times().map(lambda t: f"{t.isoformat()}Z")),
+    (named("string", TIME + "IsoTimestamp"), st.datetimes().map(lambda t: f"{t.isoformat()}Z")),
+    ({"type": "map", "values": ["null", "string"]}, MAPS),
+    ({"type": "map", "values": decimal(10, 2)}, st.dictionaries(st.text(max_size=3), unscaled(10**10 - 1), max_size=3)),
     (decimal(10, 2), unscaled(10**10 - 1)),
     (decimal(18, 0), unscaled(10**18 - 1)),
     (decimal(19, 5), unscaled(10**19 - 1)),
@@ -173,6 +183,9 @@ def connect_schema(type_: Any) -> dict[str, Any]:
     kind = type_ if isinstance(type_, str) else type_["type"]
     if kind == "array":
         return {"type": "array", "items": connect_schema(type_["items"]), "optional": False}
+    if kind == "map":
+        keys = {"type": "string", "optional": False}
+        return {"type": "map", "keys": keys, "values": connect_schema(type_["values"]), "optional": False}
     if kind == "record":
         fields = [connect_schema(f["type"]) | {"field": f["name"]} for f in type_["fields"]]
         return {"type": "struct", "fields": fields, "name": type_["connect.name"], "optional": False}
@@ -235,6 +248,13 @@ def as_json(value: Any) -> Any:
             "2024-01-01T00:00:00.5Z",
             datetime(2024, 1, 1, microsecond=500_000, tzinfo=UTC),
         ),
+        (named("long", TIME + "NanoTime"), 1_001, 1_000, time(0, 0, 0, 1)),
+        (named("long", TIME + "NanoTimestamp"), 1_999, -1_000, datetime(1969, 12, 31, 23, 59, 59, 999_999)),  # noqa: DTZ001
+        (named("string", TIME + "IsoDate"), "+10000-01-01Z", "2024-02-29Z", date(2024, 2, 29)),
+        (named("string", TIME + "IsoDate"), "2024-02-29", "0001-01-01Z", date(1, 1, 1)),
+        (named("string", TIME + "IsoTime"), "24:00:00Z", "23:59:59.5Z", time(23, 59, 59, 500_000)),
+        (named("string", TIME + "IsoTimestamp"), "infinity", "2024-02-29T01:02:03Z", datetime(2024, 2, 29, 1, 2, 3)),  # noqa: DTZ001
+        (named("string", TIME + "IsoTimestamp"), "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", datetime(1, 1, 1)),  # noqa: DTZ001
         (decimal(4, 2), (10_000).to_bytes(2), (-9999).to_bytes(2, signed=True), Decimal("-99.99")),
         (decimal(4, 2), b"", b"\0", Decimal("0.00")),
         (decimal(38, 0), (10**38).to_bytes(17), (10**38 - 1).to_bytes(16), Decimal(10**38 - 1)),
