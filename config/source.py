@@ -50,6 +50,8 @@ class SourceConfig(Model):
     """Replication slot (postgres)."""
     publication_name: str = Field(default="cdc_publication", min_length=1, max_length=63)
     """Publication (postgres)."""
+    signal_table: TableName | None = None
+    """Debezium's signalling table (`schema.table`), by which `cdc verify --repair` has rows sent again."""
     snapshot_mode: Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"] = "initial"
     """When Debezium reads the tables' present rows."""
     server_id: int | None = Field(

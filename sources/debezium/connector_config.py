@@ -32,6 +32,8 @@ class BaseConnectorConfig(BaseModel):
     database_password: SecretStr = SecretStr("cdc_password")
     table_include_list: tuple[str, ...] = ()
     """Regular expressions, as Debezium takes them; a comma can't be part of one."""
+    signal_table: str | None = None
+    """`schema.table` whose rows tell the connector what to do (incremental snapshots)."""
     snapshot_mode: SnapshotMode = "initial"
     heartbeat_interval_ms: int = 10_000
     poll_interval_ms: int = 20
@@ -62,6 +64,7 @@ class BaseConnectorConfig(BaseModel):
             "database.password": self.database_password.get_secret_value(),
             "topic.prefix": self.topic_prefix,
             "table.include.list": ",".join(self.table_include_list),
+            "signal.data.collection": self.signal_table or "",
             # Debezium 3 knows `never` as `no_data`.
             "snapshot.mode": "no_data" if self.snapshot_mode == "never" else self.snapshot_mode,
             # Without heartbeats a quiet table's position stays behind, and the source keeps its log for it.

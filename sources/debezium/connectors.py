@@ -24,6 +24,7 @@ def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseCon
         "database_password": source.password,
         # Debezium takes regular expressions, which must match the whole name.
         "table_include_list": tuple(escape_table(table) for table in source.tables),
+        "signal_table": source.signal_table,
         "snapshot_mode": source.snapshot_mode,
         "extra_config": platform.connector.extra_config,
         **converter_fields(platform),
