@@ -36,6 +36,8 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
             ("source", "tables"),
             "is empty: list the tables to capture (schema.table); the topics to read must be known beforehand",
         )
+    if source.signal_table in source.tables:
+        yield ("source", "signal_table"), f"{source.signal_table} is one of source.tables; it needs a table of its own"
     seen: dict[str, str] = {}
     for index, table in enumerate(source.tables):
         where = ("source", "tables", index)

@@ -59,6 +59,11 @@ class SourceConfig(Model):
     )
     """Number as a replica (mysql, mariadb; also accepted as `mysql_server_id`); unset: from the pipeline_id."""
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The tables that the connector reads: those that are captured, and its signalling table."""
+        return self.tables if self.signal_table is None else (*self.tables, self.signal_table)
+
 
 def topic_name(prefix: str, table: str) -> str:
     """Debezium replaces what Kafka doesn't allow in a topic's name by `_` (its TopicNamingStrategy)."""

@@ -36,7 +36,7 @@ class MySqlSource:
 
     async def columns(self) -> Mapping[str, tuple[str, ...]]:
         """The columns of the captured tables that exist and that the user may see."""
-        wanted = [tuple(table.split(".", 1)) for table in self._source.tables]
+        wanted = [tuple(table.split(".", 1)) for table in self._source.watched]
 
         def read(cursor: Any) -> dict[str, tuple[str, ...]]:
             found: dict[str, list[str]] = {}

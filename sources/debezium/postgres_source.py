@@ -51,7 +51,7 @@ class PostgresSource:
     async def columns(self) -> Mapping[str, tuple[str, ...]]:
         """The columns of the captured tables that exist."""
         async with self._connected() as connection:
-            rows = await connection.fetch(_COLUMNS, list(self._source.tables))
+            rows = await connection.fetch(_COLUMNS, list(self._source.watched))
         return {row["table"]: tuple(row["columns"]) for row in rows}
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:

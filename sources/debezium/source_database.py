@@ -27,7 +27,8 @@ class SourceDatabase(Protocol):
         """What answers there, for people."""
 
     async def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """The columns of the pipeline's tables, by `schema.table`; tables that don't exist are absent."""
+        """The columns of the pipeline's tables and of its signalling table, by `schema.table`; tables that don't exist
+        are absent."""
 
     async def obstacles(self, *, connector_exists: bool) -> tuple[str, ...]:
         """What keeps Debezium from capturing (server settings, rights, a slot in use), each with the way out."""
@@ -50,6 +51,12 @@ async def capture_problems(
     columns = await database.columns()
     missing = [table for table in pipeline.source.tables if table not in columns]
     problems = [f"source.tables: there is no table {table} in {database.address}" for table in missing]
+    signals = pipeline.source.signal_table
+    if signals is not None and signals not in columns:
+        problems.append(
+            f"source.signal_table: there is no table {signals} in {database.address}: CREATE TABLE {signals} (id"
+            " varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data text), which the user may write"
+        )
     if platform.connector.converter.startswith("avro"):
         problems += _not_avro(columns)
     return (*problems, *await database.obstacles(connector_exists=connector_exists))
