@@ -57,7 +57,8 @@ POSTGRES = (
     " opened timestamptz, seen timestamp, ratio double precision, raw bytea)",
     "INSERT INTO big SELECT n, md5(n::text)::uuid, 'owner ' || n, n % 1000000 / 4.0, n % 2,"
     " date '1990-01-01' + n % 9999, timestamptz '2024-01-01' + n * interval '1 s',"
-    " timestamp '2024-01-01' + n * interval '1 ms', n / 3.0, decode(md5(n::text), 'hex') FROM generate_series(1, {rows}) n",
+    " timestamp '2024-01-01' + n * interval '1 ms', n / 3.0, decode(md5(n::text), 'hex')"
+    " FROM generate_series(1, {rows}) n",
     "ANALYZE big",
 )
 MARIADB = (
@@ -184,7 +185,7 @@ async def measure(config: PipelineConfig, sink_id: str) -> dict[str, Any]:
     began = monotonic()
     found = whole = await look(pair, None, Limits(20, 0), lambda _look, _differing: None)
     if found.differences:
-        found = await look(pair, found.keys, Limits(20, 0), lambda _look, _differing: None)
+        found = await look(pair, found, Limits(20, 0), lambda _look, _differing: None)
     seconds = monotonic() - began
     await source.close()
     return {

@@ -73,7 +73,8 @@ class Digests:
     def differing(self, other: Digests) -> Marks:
         """The ranges in which the sides differ."""
         sums: Marks = (self.sums != other.sums).any(axis=0)
-        return (self.counts != other.counts) | sums
+        counts: Marks = self.counts != other.counts
+        return counts | sums
 
 
 class Selection(Protocol):

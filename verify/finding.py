@@ -41,7 +41,7 @@ class Finding:
 
     async def look_again(self) -> None:
         """See which of the rows that differed do so still."""
-        self.last = await look(self.pair, self.last.keys, self.limits, lambda _look, _differing: None)
+        self.last = await look(self.pair, self.last, self.limits, lambda _look, _differing: None)
 
     def verdict(self) -> Verdict:
         """For the report."""

@@ -124,8 +124,8 @@ def _delta(
     state = TableState(table, plan.target)
     with store_errors(uri):
         offsets = state.offsets(partitions)
-        files = pa.record_batch(table.get_add_actions(flatten=True))
-    counts = files.column("num_records") if "num_records" in files.schema.names else pa.array([0])
+        files = pa.table(table.get_add_actions(flatten=True))
+    counts = files.column("num_records") if "num_records" in files.column_names else pa.array([0])
 
     def scan(names: list[str]) -> Iterator[pa.RecordBatch]:
         quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)

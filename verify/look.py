@@ -15,7 +15,7 @@ the other hasn't is among those changes: so a change under way is no difference,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -32,8 +32,13 @@ from verify.report import Unclear
 from verify.shape import Shape, shape_of
 from verify.source import SourceReader, SourceSnapshot, SourceTable, Take
 from verify.spill import Spill, spill_for
+from verify.sql_keys import exact, in_parts
 
 _ORDER = tuple(field.name for field in ORDER_FIELDS)
+
+
+LOOKUP_KEYS = 2_000
+"""Rows of the source that are looked up by key; more are found by reading all of it."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,10 @@ class Pair:
 class Look:
     """What one look found.
 
-    `rows`: of source and sink; of a look at some keys, the rows that it looked at. `uncertain`: some changes under way
-    couldn't be read, so that differences which they may explain are counted too. `first`: the first differences in key
-    order, of each kind. `repairable`: keys of rows that the source can send again.
+    `rows`: of source and sink (of a look at all rows). `uncertain`: some changes under way couldn't be read, so that
+    differences which they may explain are counted too. `first`: the first differences in key order, of each kind.
+    `few`: all keys that differ, None if there are more than `LOOKUP_KEYS`. `repairable`: keys of rows that the source
+    can send again.
     """
 
     position: str
@@ -75,6 +81,7 @@ class Look:
     counts: dict[Kind, int] = field(default_factory=dict)
     keys: Keys = field(default_factory=Keys)
     first: Differing | None = None
+    few: list[pa.Table] | None = field(default_factory=list)
     repairable: list[pa.Table] = field(default_factory=list)
 
     @property
@@ -87,6 +94,10 @@ class Look:
         for kind, count in found.counts.items():
             self.counts[kind] = self.counts.get(kind, 0) + count
         self.keys.add(hash_keys(found.keys(), found.key))
+        if self.few is not None:
+            self.few.append(found.keys())
+            if self.differences > LOOKUP_KEYS:
+                self.few = None
         self.first = concat(self.first or found.none(), found, limits.examples)
         room = limits.repairs + 1 - sum(map(len, self.repairable))
         self.repairable.append(found.keys("missing", "different").slice(0, max(0, room)))
@@ -100,8 +111,8 @@ class Limits:
     repairs: int
 
 
-async def look(pair: Pair, only: Keys | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
-    """Compare all rows, or `only` those with some keys; `take` is given the differences, part by part.
+async def look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
+    """Compare all rows, or `only` those that differed in an earlier look; `take` is given the differences by parts.
 
     Raises Unclear for what keeps it from being told, and LakewardError for what is out of reach.
     """
@@ -112,7 +123,7 @@ async def look(pair: Pair, only: Keys | None, limits: Limits, take: Callable[[Lo
         found = Look(snapshot.position.text, shape.notes)
         source = Digests()
         if only is None:
-            await _read(pair, snapshot, shape, "checksums", lambda rows: source.add(rows, shape.key))
+            await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: source.add(rows, shape.key))
         lake = await pair.passing.written(pair.plan, pair.topic, await pair.passing.sent(snapshot.position))
         if (lake.columns if lake else None) != (first.columns if first else None):
             raise Unclear("the columns of the sink's table changed while it was looked at; run it again")
@@ -128,9 +139,9 @@ async def look(pair: Pair, only: Keys | None, limits: Limits, take: Callable[[Lo
             expected = int(max(source.counts[marks].sum(), sink.counts[marks].sum()))
             pair.say(f"{pair.name}: {int(marks.sum()):,} of {len(marks):,} key ranges differ, comparing their rows")
         else:
-            selection, expected = only, only.count
+            selection, expected = only.keys, only.keys.count
         with spill_for(expected * (3 if pair.is_log else 1)) as spill:
-            found.uncertain = await sides.set_aside(spill, selection)
+            found.uncertain = await sides.set_aside(spill, selection, _conditions(pair, only))
             for part in range(spill.parts):
                 differing = await asyncio.to_thread(sides.compare, spill, part, overlaid=not found.uncertain)
                 found.add(differing, limits)
@@ -138,14 +149,29 @@ async def look(pair: Pair, only: Keys | None, limits: Limits, take: Callable[[Lo
     return found
 
 
-async def _read(pair: Pair, snapshot: SourceSnapshot, shape: Shape, what: str, take: Take) -> None:
+def _conditions(pair: Pair, only: Look | None) -> list[str]:
+    """In SQL, which of the source's rows are read: those of a few keys by these, else all."""
+    if only is None or not only.few:
+        return ["TRUE"]
+    keys = pa.concat_tables(only.few)
+    return (
+        [pair.source.key_filter(pair.table, part) for part in in_parts(keys, pair.table.key)]
+        if exact(keys)
+        else ["TRUE"]
+    )
+
+
+async def _read(
+    pair: Pair, snapshot: SourceSnapshot, shape: Shape, what: str, conditions: Sequence[str], take: Take
+) -> None:
     progress = Progress(f"{pair.name}: {what}, source", pair.table.rows, pair.say)
 
     def taken(rows: pa.Table) -> None:
         take(shape.of(rows))
         progress.advance(len(rows))
 
-    await snapshot.read(pair.table, shape.columns, taken)
+    for condition in conditions:
+        await snapshot.read(pair.table, shape.columns, taken, condition)
 
 
 @dataclass(frozen=True)
@@ -181,9 +207,9 @@ class _Sides:
         arrays = [pa.array(keys), pa.array(first), pa.array(second), *(log.column(name) for name in _ORDER)]
         spill.add(pa.table(arrays, schema=_DIGEST_LOG), keys)
 
-    async def set_aside(self, spill: Spill, selection: Selection) -> bool:
-        """The rows of the selected keys, of both sides and of the changes between them; whether some of those
-        couldn't be read."""
+    async def set_aside(self, spill: Spill, selection: Selection, conditions: Sequence[str]) -> bool:
+        """The rows of the selected keys, of both sides (of the source where these conditions hold) and of the changes
+        between them; whether some of those couldn't be read."""
 
         def take(rows: pa.Table) -> None:
             keys = hash_keys(rows, self.shape.key)
@@ -193,7 +219,7 @@ class _Sides:
 
         names = self.shape.columns.names
         with spill.writing("source"):
-            await _read(self.pair, self.snapshot, self.shape, "rows", take)
+            await _read(self.pair, self.snapshot, self.shape, "rows", conditions, take)
         with spill.writing("sink"):
             order = _ORDER if self.pair.is_log else ()
             await asyncio.to_thread(self._read_sink, "rows", [*names, *order], take)

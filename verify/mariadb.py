@@ -153,10 +153,10 @@ class MariaDbSnapshot:
         self._where = where
         self.position = position
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take) -> None:
-        await asyncio.to_thread(self._read, table, columns, take)
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+        await asyncio.to_thread(self._read, table, columns, take, where)
 
-    def _read(self, table: SourceTable, columns: pa.Schema, take: Take) -> None:
+    def _read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str) -> None:
         picked, forms = [], []
         for field in columns:
             column = table.column(field.name)
@@ -166,7 +166,7 @@ class MariaDbSnapshot:
             forms.append(found[1])
         source = ".".join(quoted(part) for part in table.name.split(".", 1))
         with _asking(f"{self._where}, {table.name}"), self._connection.cursor(SSCursor) as cursor:
-            cursor.execute(f"SELECT {', '.join(picked)} FROM {source}")
+            cursor.execute(f"SELECT {', '.join(picked)} FROM {source} WHERE {where}")
             while rows := cursor.fetchmany(ROWS_PER_FETCH):
                 arrays = [
                     texts.column(field.name, texts.strings(list(values)), field.type, form)

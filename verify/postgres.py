@@ -139,7 +139,7 @@ class PostgresSnapshot:
         self._where = where
         self.position = position
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take) -> None:
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
         """Every value is quoted in the CSV, so that only null is empty. A message of COPY's holds whole rows (so says
         the protocol), so what has gathered after any of them can be parsed."""
         picked, forms = [], []
@@ -169,10 +169,9 @@ class PostgresSnapshot:
                 gathered.clear()
                 size = 0
 
+        query = f"SELECT {', '.join(picked)} FROM {_table(table.name)} WHERE {where}"
         with _asking(f"{self._where}, {table.name}"):
-            await self._connection.copy_from_query(
-                f"SELECT {', '.join(picked)} FROM {_table(table.name)}", output=receive, format="csv", force_quote=True
-            )
+            await self._connection.copy_from_query(query, output=receive, format="csv", force_quote=True)
         if gathered:
             await asyncio.to_thread(flush)
 

@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from time import monotonic
 from uuid import uuid4
 
-import polars as pl
-import pyarrow as pa
-
 from config.errors import ConfigurationError
 from config.pipeline import PipelineConfig
 from verify.finding import Finding
 from verify.progress import Say
+from verify.sql_keys import in_parts
 
 REPAIR_ROWS = 20_000
 """Rows of a table that a repair reads again at most."""
-SIGNAL_KEYS = 200
-"""Keys of one signal."""
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
@@ -91,10 +87,7 @@ def _check_number(findings: Sequence[Finding]) -> None:
 
 
 def _conditions(finding: Finding) -> list[str]:
-    """SQL conditions that hold for the keys, in key order, so many keys each."""
-    frame = pl.from_arrow(finding.repairable_keys())
-    assert isinstance(frame, pl.DataFrame)
-    table = finding.pair.table
-    keys = frame.unique().sort(list(table.key)).to_arrow()
-    parts = [keys.slice(first, SIGNAL_KEYS) for first in range(0, len(keys), SIGNAL_KEYS)]
-    return [finding.pair.source.key_filter(table, pa.table(part)) for part in parts]
+    """SQL conditions that hold for the keys, in key order."""
+    pair = finding.pair
+    parts = in_parts(finding.repairable_keys(), pair.table.key)
+    return [pair.source.key_filter(pair.table, part) for part in parts]

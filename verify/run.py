@@ -124,7 +124,7 @@ class _Run:
                 )
             number += 1
             self.say(f"{pair.name}: {found.differences:,} rows differ, looking at them again")
-            found = await look(pair, found.keys, self.limits, self._writer(pair))
+            found = await look(pair, found, self.limits, self._writer(pair))
         return Finding(pair, self.limits, whole, found)
 
     def _writer(self, pair: Pair) -> Callable[[Look, Differing], None]:

@@ -54,8 +54,9 @@ class SourceSnapshot(Protocol):
     position: Position
     """All that this snapshot shows was logged before it."""
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take) -> None:
-        """Hand over all rows with these columns at these types (as the sink stores them), in batches of some 10,000.
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+        """Hand over the rows for which `where` (SQL) holds, with these columns at these types (as the sink stores
+        them), in batches of some 10,000.
 
         Raises ConfigurationError for a value that doesn't fit, Unavailable when the connection is lost.
         """

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from verify.source import SourceTable
+
+KEYS_AT_ONCE = 200
+"""Keys of one condition."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ def key_filter(table: SourceTable, keys: pa.Table, dialect: Dialect) -> str:
         return f"{names[0]} IN ({', '.join(columns[0])})"
     rows = ", ".join(f"({', '.join(row)})" for row in zip(*columns, strict=True))
     return f"({', '.join(names)}) IN ({rows})"
+
+
+def in_parts(keys: pa.Table, key: Sequence[str]) -> Iterator[pa.Table]:
+    """Different keys in their order, so many as a condition takes."""
+    frame = pl.from_arrow(keys)
+    assert isinstance(frame, pl.DataFrame)
+    sorted_keys = frame.unique().sort(list(key)).to_arrow().cast(keys.schema)
+    for first in range(0, len(sorted_keys), KEYS_AT_ONCE):
+        yield sorted_keys.slice(first, KEYS_AT_ONCE)
+
+
+def exact(keys: pa.Table) -> bool:
+    """Whether a condition finds rows by these keys without fail: not so for floats, whose literals are others."""
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    return all(any(test(kind) for test in tests) for kind in keys.schema.types)
 
 
 def _literal(value: Any, dialect: Dialect) -> str:

@@ -40,7 +40,7 @@ def connector_for(pipeline: PipelineConfig, platform: PlatformConfig) -> BaseCon
         **common,
         flavour=source.source_type,
         database_server_id=pipeline.server_id,
-        database_include_list=tuple(sorted({escape_table(table.split(".")[0]) for table in source.tables})),
+        database_include_list=tuple(sorted({escape_table(table.split(".")[0]) for table in source.watched})),
         schema_history_bootstrap_servers=platform.kafka.bootstrap_servers,
         schema_history_topic=schema_history_topic(pipeline),
     )

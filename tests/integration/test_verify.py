@@ -82,8 +82,10 @@ def step(execute: Any, number: int) -> None:
 
 
 @contextmanager
-def postgres(services: Endpoints, folder: Path, *sinks: str) -> Iterator[tuple[Place, Any, Any]]:
-    """A pipeline over a database of its own, how to execute a statement, and the writer's connection."""
+def postgres(
+    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+) -> Iterator[tuple[Place, Any, Any]]:
+    """A pipeline over a database of its own, and two ways (connections) to execute a statement."""
     server, name = services["postgres"], f"v{uuid4().hex[:10]}"
     login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
     admin = psycopg2.connect(**login, dbname=server.more["database"])
@@ -95,7 +97,7 @@ def postgres(services: Endpoints, folder: Path, *sinks: str) -> Iterator[tuple[P
         "username": server.user,
         "password": server.password,
         "database": name,
-        "tables": ["public.accounts", "public.lines"],
+        "tables": [f"public.{table}" for table in tables],
         "signal_table": "public.signals",
         "slot_name": name,
         "publication_name": name,
@@ -116,7 +118,9 @@ def postgres(services: Endpoints, folder: Path, *sinks: str) -> Iterator[tuple[P
 
 
 @contextmanager
-def mariadb(services: Endpoints, folder: Path, *sinks: str) -> Iterator[tuple[Place, Any, Any]]:
+def mariadb(
+    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+) -> Iterator[tuple[Place, Any, Any]]:
     """As `postgres`."""
     server, name = services["mariadb"], f"v{uuid4().hex[:10]}"
     login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
@@ -127,7 +131,7 @@ def mariadb(services: Endpoints, folder: Path, *sinks: str) -> Iterator[tuple[Pl
         "username": server.user,
         "password": server.password,
         "database": name,
-        "tables": [f"{name}.accounts", f"{name}.lines"],
+        "tables": [f"{name}.{table}" for table in tables],
         "signal_table": f"{name}.signals",
     }
     with pymysql.connect(**login, autocommit=True) as database, pymysql.connect(**login, autocommit=True) as writing:

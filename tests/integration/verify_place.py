@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import In
 
+from app.commands.verify import verify
 from app.deployment import deploy, deployed_topics, remove_topics, undeploy
 from config.environment import Settings, load_settings
 from sinks.factory import TablePlan, plan_tables
@@ -28,8 +28,6 @@ from sinks.iceberg.catalog import connect
 from stack.manager import Endpoints
 from stack.ports import free_port
 from stack.worker import WorkerProcess
-
-CDC = Path(sys.executable).with_name("cdc")
 
 
 class Place:
@@ -76,14 +74,13 @@ class Place:
 
     def verify(self, *options: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
         """Exit status, and what was found of each (sink, table)."""
-        command = [str(CDC), "verify", str(self.files[0]), "--platform-config", str(self.files[1])]
-        done = subprocess.run(
-            [*command, "--format", "json", *options], capture_output=True, text=True, timeout=400, check=False
-        )
+        files = [str(self.files[0]), "--platform-config", str(self.files[1])]
+        done = CliRunner().invoke(verify, [*files, "--format", "json", *options])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         assert done.stdout, done.stderr
         report = json.loads(done.stdout)
-        assert report["exit_status"] == done.returncode
-        return done.returncode, {(t["sink_id"], t["table"].split(".")[1]): t for t in report["tables"]}
+        assert report["exit_status"] == done.exit_code
+        return done.exit_code, {(t["sink_id"], t["table"].split(".")[1]): t for t in report["tables"]}
 
     def plan(self, sink_id: str, table: str) -> TablePlan:
         """The table that a source table is written into."""
