@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from config.errors import LakewardError
 from verify.look import Limits, Look, Pair, look
-from verify.report import Comparison, Verdict
+from verify.report import Comparison, Unclear, Verdict
 
 _EXTRA = (
     "{n} only in the sink: the source has nothing to send again. Insert and delete a row of the key at the source, so"
@@ -29,6 +30,8 @@ class Finding:
     last: Look
     repaired: int = 0
     """Rows that the source was asked to send again."""
+    unclear: str | None = None
+    """Why a later look couldn't tell."""
 
     @property
     def repairable(self) -> int:
@@ -41,7 +44,12 @@ class Finding:
 
     async def look_again(self) -> None:
         """See which of the rows that differed do so still."""
-        self.last = await look(self.pair, self.last, self.limits, lambda _look, _differing: None)
+        try:
+            self.last = await look(self.pair, self.last, self.limits, lambda _look, _differing: None)
+        except (Unclear, LakewardError) as error:
+            self.unclear = str(error)
+        else:
+            self.unclear = None
 
     def verdict(self) -> Verdict:
         """For the report."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, _read_all_delete_files, schema_to_pyarrow
 from pyiceberg.table import Table
 
-from config.errors import ConfigurationError
+from config.errors import ConfigurationError, Unavailable
 from config.pipeline import DeltaConfig, IcebergConfig
 from sinks.delta.state import TableState
 from sinks.delta.storage import load, storage_options, store_errors
@@ -91,7 +92,7 @@ def _iceberg(plan: TablePlan, config: IcebergConfig, topic: str) -> LakeVersion 
     summary = snapshot.summary.additional_properties if snapshot is not None and snapshot.summary else {}
 
     def scan(names: list[str]) -> Iterator[pa.RecordBatch]:
-        with sorted_errors(config):
+        with sorted_errors(config), _reading(plan.target.name):
             yield from _scan(table, names)
 
     return LakeVersion(
@@ -102,6 +103,19 @@ def _iceberg(plan: TablePlan, config: IcebergConfig, topic: str) -> LakeVersion 
         topic,
         len(plan.target.topics) > 1,
     )
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"{name}: a file of the version that is compared is gone ({error}), as its readers' grace time is over;"
+            " run it again, or raise the grace time"
+        ) from error
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigurationError(f"{name} has something that this reader can't read: {error}") from error
 
 
 def _scan(table: Table, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -129,7 +143,7 @@ def _delta(
 
     def scan(names: list[str]) -> Iterator[pa.RecordBatch]:
         quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        with store_errors(uri):
+        with store_errors(uri), _reading(uri):
             reader = QueryBuilder(_DELTA_SESSION).register("t", table).execute(f"SELECT {quoted} FROM t")
             for batch in reader:
                 yield pa.record_batch(batch)
