@@ -115,7 +115,8 @@ class PostgresReader:
         lsn = offset.get("lsn")
         if lsn is None or offset.get("snapshot"):
             return None
-        return _position(int(lsn))
+        # other changes of the same transaction may have this number too: only what lies before it is surely through
+        return _position(int(lsn) - 1)
 
     async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
         with self._asking(f"the signalling table {table}"):

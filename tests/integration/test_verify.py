@@ -156,14 +156,15 @@ def examples(found: dict[str, Any]) -> set[tuple[str, int, str]]:
     return {(e["kind"], e["key"]["id"], ",".join(e["columns"])) for e in found["comparison"]["examples"]}
 
 
-def damage_upsert(place: Place, sink: str, execute: Any) -> None:
+def damage(place: Place, sink: str) -> None:
     """A row of each kind; the writer leaves these keys alone."""
     table = Damage(place, sink, "accounts")
     table.delete(1)
     table.add(table.rows(2))
     table.change(3, owner="damaged")
     table.change(4, note=None)
-    table.add(table.rows(5).set_column(0, table.rows(5).schema.field(0), [[-5]]))  # a deleted row that is still there
+    kept = table.rows(5)  # a row that the source has deleted is still there
+    table.add(kept.set_column(0, kept.schema.field(0), [[-5]]))
 
 
 DAMAGED = {
@@ -175,17 +176,8 @@ DAMAGED = {
 }
 
 
-def damage_log(place: Place, sink: str, execute: Any) -> None:
-    """As `damage_upsert`, in a change log, where a row twice is none."""
-    table = Damage(place, sink, "accounts")
-    table.delete(1)
-    table.add(table.rows(2))
-    table.change(3, owner="damaged")
-    table.change(4, note=None)
-    table.add(table.rows(5).set_column(0, table.rows(5).schema.field(0), [[-5]]))
-
-
 DAMAGED_LOG = {one for one in DAMAGED if one[0] != "doubled"}
+"""In a change log a row twice is none."""
 
 
 def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, folder: Path) -> None:
@@ -195,9 +187,9 @@ def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, fo
         assert status == 0, found
         assert all(counts(one) == NONE for one in found.values())
         assert found[sinks[0], "lines"]["comparison"]["source_rows"] == 1000
-        for sink in sinks:
-            (damage_log if sink.endswith("append") else damage_upsert)(place, sink, execute)
-        Damage(place, sinks[0], "lines")  # untouched
+        with writer.resting():
+            for sink in sinks:
+                damage(place, sink)
         began = writer.steps
         files = [folder / "found.json", folder / "found.parquet"]
         for file in files:
@@ -222,9 +214,10 @@ def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, fo
         # what the notes say
         execute("INSERT INTO accounts VALUES (-5, 'x', NULL, 0)")
         execute("DELETE FROM accounts WHERE id = -5")
-        for sink in sinks:
-            if sink.endswith("upsert"):
-                Damage(place, sink, "accounts").delete(2)
+        with writer.resting():
+            for sink in sinks:
+                if sink.endswith("upsert"):
+                    Damage(place, sink, "accounts").delete(2)
         status, found = place.verify("--repair")
         assert status == 0, found
 

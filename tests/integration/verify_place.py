@@ -131,24 +131,26 @@ class Damage:
         return connect(self._plan.settings).load_table(self._plan.target.name)  # type: ignore[arg-type]
 
     def _again(self, write: Callable[[], Any]) -> None:
-        """The worker commits all the time: a lost race is tried again."""
-        for _ in range(50):
+        """The worker commits, too: a lost race is tried again."""
+        for _ in range(100):
             try:
                 write()
             except CommitFailedException:
-                time.sleep(0.05)
+                time.sleep(0.2)
             else:
                 return
-        raise AssertionError("lost 50 races")
+        raise AssertionError("lost 100 races")
 
 
 class Writer:
     """Changes the source from a thread of its own until it is stopped; what it raises is raised by `stop`."""
 
-    def __init__(self, step: Callable[[int], None], pause: float = 0.005) -> None:
+    def __init__(self, step: Callable[[int], None], pause: float = 0.05) -> None:
         self._step = step
         self._pause = pause
         self._stopping = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self.steps = 0
@@ -159,13 +161,24 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        self._going.set()
         self._thread.join()
         if self._error is not None:
             raise self._error
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """No changes in the block, so that somebody else can win a race against the worker's commits."""
+        self._going.clear()
+        try:
+            yield
+        finally:
+            self._going.set()
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
+                self._going.wait()
                 self._step(self.steps)
                 self.steps += 1
                 time.sleep(self._pause)
