@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -100,7 +100,9 @@ class MariaDbReader:
             # the log's end after the snapshot has begun: it may be later than need be, never earlier
             yield MariaDbSnapshot(self._connection, await self._position(), self._where)
         finally:
-            await self._query("ROLLBACK", ())
+            # of a connection that is lost the block has told already, and the server ends its transaction
+            with suppress(Unavailable, ConfigurationError):
+                await self._query("ROLLBACK", ())
 
     async def all_sent(self, position: Position) -> bool:  # noqa: ARG002 - replicas say of the whole log only
         """Whether every replica that reads the binlog has been sent all of it, and there is one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -98,13 +98,19 @@ class PostgresReader:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
+        transaction = self._connection.transaction(isolation="repeatable_read", readonly=True)
         with self._asking("a snapshot"):
-            async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-                # What a snapshot shows was logged before it became visible, so the position is asked for after it
-                # has begun; it may be later than need be, never earlier.
-                await self._connection.execute("SELECT FROM pg_class LIMIT 1")
-                lsn = await self._connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
-                yield PostgresSnapshot(self._connection, _position(_number(lsn)), self._where)
+            await transaction.start()
+            # What a snapshot shows was logged before it became visible, so the position is asked for after it has
+            # begun; it may be later than need be, never earlier.
+            await self._connection.execute("SELECT FROM pg_class LIMIT 1")
+            lsn = await self._connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        try:
+            yield PostgresSnapshot(self._connection, _position(_number(lsn)), self._where)
+        finally:
+            # of a connection that is lost the block has told already, and the server ends its transaction
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+                await transaction.rollback()
 
     async def all_sent(self, position: Position) -> bool:
         """Whether the slot's walsender has sent the log up to there."""

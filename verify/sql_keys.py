@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from verify.source import SourceTable
+from verify.texts import OUT_OF_RANGE, readable
 
 KEYS_AT_ONCE = 200
 """Keys of one condition."""
@@ -27,13 +28,24 @@ class Dialect:
 
 
 def key_filter(table: SourceTable, keys: pa.Table, dialect: Dialect) -> str:
-    """`id IN (…)`, or `(a, b) IN ((…), …)`, for keys at the sink's types."""
-    columns = [[_literal(value, dialect) for value in keys.column(name).to_pylist()] for name in table.key]
+    """`id IN (…)`, or `(a, b) IN ((…), …)`, for keys at the sink's types; `FALSE` for none.
+
+    Keys with a date or time that no sink holds (infinity) are left out: they are dead letters for good.
+    """
+    columns = [[readable(value) for value in keys.column(name)] for name in table.key]
+    temporal = [pa.types.is_temporal(keys.schema.field(name).type) for name in table.key]
+    rows = [
+        [_literal(value, dialect) for value in row]
+        for row in zip(*columns, strict=True)
+        if not any(out and value == OUT_OF_RANGE for out, value in zip(temporal, row, strict=True))
+    ]
+    if not rows:
+        return "FALSE"
     names = [dialect.quoted(name) for name in table.key]
     if len(names) == 1:
-        return f"{names[0]} IN ({', '.join(columns[0])})"
-    rows = ", ".join(f"({', '.join(row)})" for row in zip(*columns, strict=True))
-    return f"({', '.join(names)}) IN ({rows})"
+        return f"{names[0]} IN ({', '.join(row[0] for row in rows)})"
+    listed = ", ".join(f"({', '.join(row)})" for row in rows)
+    return f"({', '.join(names)}) IN ({listed})"
 
 
 def in_parts(keys: pa.Table, key: Sequence[str]) -> Iterator[pa.Table]:
@@ -46,8 +58,9 @@ def in_parts(keys: pa.Table, key: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def exact(keys: pa.Table) -> bool:
-    """Whether a condition finds rows by these keys without fail: not so for floats, whose literals are others."""
-    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_decimal, pa.types.is_date, pa.types.is_timestamp)
+    """Whether a condition finds rows by these keys without fail: not so for floats, whose literals are others, and for
+    dates and times that have none."""
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_decimal)
     return all(any(test(kind) for test in tests) for kind in keys.schema.types)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ MARIADB = Dialect(mariadb_types.quoted, "x'{}'", backslash_escapes=True)
         ({"raw": [b"\0\xff"]}, POSTGRES, "\"raw\" IN ('\\x00ff'::bytea)"),
         ({"raw": [b"\0\xff"]}, MARIADB, "`raw` IN (x'00ff')"),
         ({"code": [str(UUID(int=1))]}, POSTGRES, "\"code\" IN ('00000000-0000-0000-0000-000000000001')"),
+        ({"n": [Decimal("1.50")], "d": [date(2024, 2, 29)]}, POSTGRES, "(\"n\", \"d\") IN (('1.50', '2024-02-29'))"),
+        ({"d": pa.array([2**31 - 1], pa.int32()).view(pa.date32())}, POSTGRES, "FALSE"),  # infinity
         ({"n": [Decimal("1.50")]}, POSTGRES, "\"n\" IN ('1.50')"),
     ],
 )
