@@ -75,7 +75,7 @@ class Place:
     def verify(self, *options: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
         """Exit status, and what was found of each (sink, table)."""
         files = [str(self.files[0]), "--platform-config", str(self.files[1])]
-        done = CliRunner().invoke(verify, [*files, "--format", "json", *options])
+        done = CliRunner().invoke(verify, [*files, "--format", "json", "--timeout", "300", *options])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         assert done.stdout, done.stderr
         report = json.loads(done.stdout)
