@@ -46,6 +46,8 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
         for column in columns:
             if not column or any(letter in column for letter in ",:;"):
                 yield named, f"{column!r}: Debezium's message.key.columns can't name such a column"
+    if source.signal_table in source.tables:
+        yield ("source", "signal_table"), f"{source.signal_table} is one of source.tables; it needs a table of its own"
     seen: dict[str, str] = {}
     for index, table in enumerate(source.tables):
         where = ("source", "tables", index)

@@ -60,6 +60,8 @@ class SourceConfig(Model):
     unavailable_value_placeholder: str = Field(default=UNAVAILABLE_VALUE, min_length=8)
     """What stands for a value that an update left unchanged and that wasn't sent (postgres, TOAST). With a long random
     text no value of yours looks like it. Don't change it while records with the old one are still to be read."""
+    signal_table: TableName | None = None
+    """Debezium's signalling table (`schema.table`), by which `cdc verify --repair` has rows sent again."""
     snapshot_mode: Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"] = "initial"
     """When Debezium reads the tables' present rows."""
     server_id: int | None = Field(
@@ -68,6 +70,11 @@ class SourceConfig(Model):
     """Number as a replica (mysql, mariadb; also accepted as `mysql_server_id`); unset: from the pipeline_id."""
     columns: dict[TableName, dict[str, ColumnConfig]] = Field(default={})
     """Types and policies of single columns, by table (`schema.table`) and column."""
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The tables that the connector reads: those that are captured, and its signalling table."""
+        return self.tables if self.signal_table is None else (*self.tables, self.signal_table)
 
 
 def topic_name(prefix: str, table: str) -> str:

@@ -29,7 +29,8 @@ from demo.workload import MARIADB_DDL, POSTGRES_DDL, Workload
 from stack.manager import Endpoints, down, up
 from stack.ports import free_port, free_ports
 from stack.worker import WorkerProcess
-from verify.run import Verdict, verify_pipeline
+from verify.report import Verdict
+from verify.run import verify_pipeline
 
 STATE = Path(".stack/demo")
 console = Console(soft_wrap=True, highlight=False)
@@ -182,7 +183,7 @@ def summary(verdicts: list[Verdict], fresh: list[tuple[str, str, Freshness]], ch
         table.add_column(column, justify="left" if column in ("sink", "table") else "right", no_wrap=True)
     for verdict in verdicts:
         found = verdict.comparison
-        differences = "could not tell" if found is None else f"{found.missing + found.extra + found.different:,}"
+        differences = "could not tell" if found is None else f"{found.differences:,}"
         rows = ("", "") if found is None else (f"{found.source_rows:,}", f"{found.sink_rows:,}")
         age = by_table.get((verdict.sink_id, verdict.table))
         times = ("", "", "") if age is None else (f"{age.rows:,}", f"{age.p50:.1f} s", f"{age.p99:.1f} s")

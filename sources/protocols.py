@@ -81,7 +81,11 @@ class SourceMonitor(Protocol):
 
 
 class EventSource(Protocol):
-    """Reads topics outside of the worker, without a consumer group. Called by `cdc consume`."""
+    """Reads topics outside of the worker, without a consumer group. Called by `cdc consume` and `cdc verify`."""
 
     def chunks(self, topics: Sequence[str], start: StartAt) -> AsyncIterator[Chunk]:
         """What arrives, for ever, one partition's chunk at a time; generation 0. Waits for topics that don't exist."""
+
+    def between(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[Chunk]:
+        """What the log has of these offsets, [first, next) per partition, then the end. The last chunk of a partition
+        may reach beyond its range."""

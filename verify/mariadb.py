@@ -1,8 +1,11 @@
-"""MariaDB and MySQL as the source of a comparison."""
+"""MariaDB and MySQL as the source of a comparison: an unbuffered SELECT out of a consistent snapshot."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -11,16 +14,36 @@ from pymysql.cursors import SSCursor
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
-from verify.source import arrow_column
+from verify import texts
+from verify.mariadb_types import expression, quoted
+from verify.source import Position, SourceColumn, SourceTable, Take
+from verify.sql_keys import Dialect, key_filter
 
 ROWS_PER_FETCH = 20_000
+READ_TIMEOUT_SECONDS = 600
+"""How long the server may stay silent before the connection counts as lost."""
+
+_LOST = frozenset({2006, 2013, 1053, 1317})
+_NO_TABLE = 1146
+_SYNTAX = 1064
+
+_COLUMNS = """
+    SELECT COLUMN_NAME, DATA_TYPE, IS_NULLABLE = 'YES', IF(DATA_TYPE = 'bit', NUMERIC_PRECISION, NULL)
+    FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION
+"""
+_KEY = """
+    SELECT COLUMN_NAME FROM information_schema.KEY_COLUMN_USAGE
+    WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND CONSTRAINT_NAME = 'PRIMARY' ORDER BY ORDINAL_POSITION
+"""
 
 
 class MariaDbReader:
     """See `verify.source.SourceReader`. The driver is synchronous: calls run in a thread."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, source: SourceConfig, where: str) -> None:
         self._connection = connection
+        self._source = source
+        self._where = where
 
     @classmethod
     async def connect(cls, source: SourceConfig) -> MariaDbReader:
@@ -35,63 +58,143 @@ class MariaDbReader:
                 password=source.password.get_secret_value(),
                 database=source.database,
                 charset="utf8mb4",
-                init_command="SET time_zone = '+00:00'",
+                init_command="SET time_zone = '+00:00', sql_mode = '', net_write_timeout = 600",
                 autocommit=True,
                 connect_timeout=15,
+                read_timeout=READ_TIMEOUT_SECONDS,
+                # every value as the server writes it; `verify.texts` reads them
+                use_unicode=False,
+                conv={},
             )
 
+        with _asking(where):
+            return cls(await asyncio.to_thread(connect), source, where)
+
+    async def table(self, name: str) -> SourceTable:
+        parts = name.split(".", 1)
+        columns = await self._query(_COLUMNS, parts)
+        if not columns:
+            raise ConfigurationError(f"{self._where}: there is no table {name}, or the user may not read it")
+        key = await self._query(_KEY, parts)
+        rows = await self._query(
+            "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", parts
+        )
+        found = tuple(
+            SourceColumn(_text(name), _text(type_).lower(), nullable == b"1", None if length is None else int(length))
+            for name, type_, nullable, length in columns
+        )
+        return SourceTable(name, found, tuple(_text(row[0]) for row in key), int(rows[0][0] or 0))
+
+    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
+        return expression(column, kind) is not None
+
+    def is_json(self, column: SourceColumn) -> bool:
+        """MySQL's JSON travels in binary, and Debezium writes it anew; MariaDB's is a text."""
+        return column.type == "json" and self._source.source_type == "mysql"
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[MariaDbSnapshot]:
+        await self._query("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ", ())
+        await self._query("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY", ())
         try:
-            return cls(await asyncio.to_thread(connect))
-        except pymysql.OperationalError as error:
-            raise Unavailable(f"{where}: {error}") from error
-        except pymysql.MySQLError as error:
-            raise ConfigurationError(f"{where}: {error}") from error
+            # the log's end after the snapshot has begun: it may be later than need be, never earlier
+            yield MariaDbSnapshot(self._connection, await self._position(), self._where)
+        finally:
+            # of a connection that is lost the block has told already, and the server ends its transaction
+            with suppress(Unavailable, ConfigurationError):
+                await self._query("ROLLBACK", ())
 
-    async def key(self, table: str) -> tuple[str, ...]:
-        schema, name = table.split(".", 1)
-        rows = await asyncio.to_thread(
-            self._query,
-            "SELECT COLUMN_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
-            " AND CONSTRAINT_NAME = 'PRIMARY' ORDER BY ORDINAL_POSITION",
-            (schema, name),
-        )
-        return tuple(row[0] for row in rows)
-
-    async def read(self, table: str, columns: pa.Schema) -> pa.Table:
-        return await asyncio.to_thread(self._read, table, columns)
-
-    def _read(self, table: str, columns: pa.Schema) -> pa.Table:
-        picked = ", ".join(_quoted(name) for name in columns.names)
-        source = ".".join(_quoted(part) for part in table.split(".", 1))
-        parts: list[list[Any]] = [[] for _ in columns]
-        with self._connection.cursor(SSCursor) as cursor:
-            try:
-                cursor.execute(f"SELECT {picked} FROM {source}")
-            except pymysql.MySQLError as error:
-                raise ConfigurationError(f"{table} can't be read with the sink's columns: {error}") from error
-            while rows := cursor.fetchmany(ROWS_PER_FETCH):
-                for part, values in zip(parts, zip(*rows, strict=True), strict=True):
-                    part.extend(values)
-        arrays = [arrow_column(field.name, part, field.type) for field, part in zip(columns, parts, strict=True)]
-        return pa.table(arrays, names=columns.names)
-
-    async def all_sent(self) -> bool:
+    async def all_sent(self, position: Position) -> bool:  # noqa: ARG002 - replicas say of the whole log only
         """Whether every replica that reads the binlog has been sent all of it, and there is one."""
-        rows = await asyncio.to_thread(
-            self._query,
-            "SELECT STATE FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%%'",
-            (),
+        rows = await self._query(
+            "SELECT STATE FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%%'", ()
         )
-        return bool(rows) and all("sent all binlog" in (row[0] or "").lower() for row in rows)
+        return bool(rows) and all("sent all binlog" in _text(row[0] or b"").lower() for row in rows)
+
+    def stored(self, offset: Mapping[str, Any]) -> Position | None:
+        if offset.get("file") is None or offset.get("pos") is None or offset.get("snapshot"):
+            return None
+        return _position(str(offset["file"]), int(offset["pos"]))
+
+    async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
+        name = ".".join(quoted(part) for part in table.split(".", 1))
+        for statement in statements:
+            await self._query(f"INSERT INTO {name} VALUES (%s, %s, %s)", statement)
+
+    def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
+        return key_filter(table, keys, Dialect(quoted, "x'{}'", backslash_escapes=True))
 
     async def close(self) -> None:
         self._connection.close()
 
-    def _query(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            return list(cursor.fetchall())
+    async def _position(self) -> Position:
+        try:
+            rows = await self._query("SHOW MASTER STATUS", ())
+        except ConfigurationError as error:
+            if not isinstance(error.__cause__, pymysql.ProgrammingError) or error.__cause__.args[0] != _SYNTAX:
+                raise
+            rows = await self._query("SHOW BINARY LOG STATUS", ())  # MySQL 8.4
+        if not rows:
+            raise ConfigurationError(f"{self._where}: the server writes no binary log; set log_bin = ON")
+        return _position(_text(rows[0][0]), int(rows[0][1]))
+
+    async def _query(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+        def ask() -> list[tuple[Any, ...]]:
+            with _asking(self._where), self._connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
+                return list(cursor.fetchall())
+
+        return await asyncio.to_thread(ask)
 
 
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
+class MariaDbSnapshot:
+    """See `verify.source.SourceSnapshot`."""
+
+    def __init__(self, connection: Any, position: Position, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self.position = position
+
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+        await asyncio.to_thread(self._read, table, columns, take, where)
+
+    def _read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str) -> None:
+        picked, forms = [], []
+        for field in columns:
+            column = table.column(field.name)
+            found = expression(column, field.type) if column else None
+            assert found is not None, f"{table.name}.{field.name} isn't readable"
+            picked.append(found[0])
+            forms.append(found[1])
+        source = ".".join(quoted(part) for part in table.name.split(".", 1))
+        with _asking(f"{self._where}, {table.name}"), self._connection.cursor(SSCursor) as cursor:
+            cursor.execute(f"SELECT {', '.join(picked)} FROM {source} WHERE {where}")
+            while rows := cursor.fetchmany(ROWS_PER_FETCH):
+                arrays = [
+                    texts.column(field.name, texts.strings(list(values)), field.type, form)
+                    for field, form, values in zip(columns, forms, zip(*rows, strict=True), strict=True)
+                ]
+                take(pa.table(arrays, schema=columns))
+
+
+@contextmanager
+def _asking(what: str) -> Iterator[None]:
+    try:
+        yield
+    except pymysql.OperationalError as error:
+        if error.args and error.args[0] in _LOST | {2003, 1040}:
+            raise Unavailable(f"{what}: {error.args[-1]}") from error
+        raise ConfigurationError(f"{what}: {error.args[-1]}") from error
+    except pymysql.InterfaceError as error:
+        raise Unavailable(f"{what}: the connection is lost ({error})") from error
+    except pymysql.MySQLError as error:
+        raise ConfigurationError(f"{what}: {error.args[-1]}") from error
+
+
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+def _position(file: str, offset: int) -> Position:
+    number = re.search(r"(\d+)$", file)
+    return Position((int(number[1]) if number else 0, offset), f"{file}:{offset}")

@@ -1,41 +1,64 @@
-"""PostgreSQL as the source of a comparison."""
+"""PostgreSQL as the source of a comparison: COPY out of a repeatable-read snapshot."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
 import pyarrow as pa
+import pyarrow.csv as csv
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
-from verify.source import arrow_column
+from verify import texts
+from verify.postgres_types import SESSION, expression, quoted
+from verify.source import Position, SourceColumn, SourceTable, Take
+from verify.sql_keys import Dialect, key_filter
 
-ROWS_PER_FETCH = 50_000
+BATCH_BYTES = 4 << 20
 
-_NATIVE = {
-    "date",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "bool",
-    "int2",
-    "int4",
-    "int8",
-    "float4",
-    "float8",
-    "bytea",
-    "numeric",
-}
+_PAGE = 8192
+_HEADERS = (24, 40)
+"""Bytes of a log page, and of the headers at the start of a page and of a segment."""
+
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+
+_COLUMNS = """
+    WITH RECURSIVE base AS (
+        SELECT a.attnum, a.attname, a.attnotnull, a.atttypmod, t.oid, t.typname, t.typtype, t.typbasetype
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT b.attnum, b.attname, b.attnotnull, b.atttypmod, t.oid, t.typname, t.typtype, t.typbasetype
+        FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
+    )
+    SELECT attname, typname, NOT attnotnull, CASE WHEN typname IN ('bit', 'varbit') AND atttypmod > 0 THEN atttypmod END
+    FROM base WHERE typtype <> 'd' ORDER BY attnum
+"""
+
+_KEY = """
+    SELECT a.attname FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k(attnum, n)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY k.n
+"""
+
+_SENT = """
+    SELECT r.sent_lsn >= $2::text::pg_lsn FROM pg_replication_slots s
+    JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = $1
+"""
 
 
 class PostgresReader:
     """See `verify.source.SourceReader`."""
 
-    def __init__(self, connection: Any, source: SourceConfig) -> None:
+    def __init__(self, connection: Any, source: SourceConfig, where: str) -> None:
         self._connection = connection
         self._source = source
+        self._where = where
 
     @classmethod
     async def connect(cls, source: SourceConfig) -> PostgresReader:
@@ -49,66 +72,160 @@ class PostgresReader:
                 password=source.password.get_secret_value(),
                 database=source.database,
                 timeout=15,
+                server_settings=SESSION,
             )
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"{where}: {error}") from error
         except asyncpg.PostgresError as error:
             raise ConfigurationError(f"{where}: {error}") from error
-        return cls(connection, source)
+        return cls(connection, source, where)
 
-    async def key(self, table: str) -> tuple[str, ...]:
-        rows = await self._connection.fetch(
-            "SELECT a.attname FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k(attnum, n)"
-            " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
-            " WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY k.n",
-            _quoted(table),
-        )
-        return tuple(row[0] for row in rows)
-
-    async def read(self, table: str, columns: pa.Schema) -> pa.Table:
-        types = dict(
-            await self._connection.fetch(
-                "SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
-                " WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped",
-                _quoted(table),
+    async def table(self, name: str) -> SourceTable:
+        with self._asking(name):
+            columns = await self._connection.fetch(_COLUMNS, _table(name))
+            key = await self._connection.fetch(_KEY, _table(name))
+            rows = await self._connection.fetchval(
+                "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", _table(name)
             )
-        )
-        missing = [name for name in columns.names if name not in types]
-        if missing:
-            raise ConfigurationError(f"{table} has no column {', '.join(missing)}, which the sink's table has")
-        picked = ", ".join(_expression(field, types[field.name]) for field in columns)
-        parts: list[list[Any]] = [[] for _ in columns]
-        async with self._snapshot():
-            cursor = await self._connection.cursor(f"SELECT {picked} FROM {_quoted(table)}")
-            while rows := await cursor.fetch(ROWS_PER_FETCH):
-                for part, values in zip(parts, zip(*rows, strict=True), strict=True):
-                    part.extend(values)
-        arrays = [arrow_column(field.name, part, field.type) for field, part in zip(columns, parts, strict=True)]
-        return pa.table(arrays, names=columns.names)
+        return SourceTable(name, tuple(SourceColumn(*c) for c in columns), tuple(k[0] for k in key), max(0, rows))
 
-    async def all_sent(self) -> bool:
-        """Whether the slot's walsender has sent the log up to here."""
-        sent = await self._connection.fetchval(
-            "SELECT r.sent_lsn >= pg_current_wal_lsn() FROM pg_replication_slots s"
-            " JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = $1",
-            self._source.slot_name,
-        )
-        return bool(sent)
+    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
+        return expression(column, kind) is not None
+
+    def is_json(self, column: SourceColumn) -> bool:
+        """hstore, which Debezium writes as JSON; json and jsonb travel as the text that the database writes."""
+        return column.type == "hstore"
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
+        transaction = self._connection.transaction(isolation="repeatable_read", readonly=True)
+        with self._asking("a snapshot"):
+            await transaction.start()
+            # What a snapshot shows was logged before it became visible, so the position is asked for after it has
+            # begun; it may be later than need be, never earlier.
+            await self._connection.execute("SELECT FROM pg_class LIMIT 1")
+            lsn = await self._connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        try:
+            yield PostgresSnapshot(self._connection, _position(_number(lsn)), self._where)
+        finally:
+            # of a connection that is lost the block has told already, and the server ends its transaction
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+                await transaction.rollback()
+
+    async def all_sent(self, position: Position) -> bool:
+        """Whether the slot's walsender has sent the log up to there."""
+        with self._asking("pg_stat_replication"):
+            return bool(await self._connection.fetchval(_SENT, self._source.slot_name, _lsn(position.value[0])))
+
+    def stored(self, offset: Mapping[str, Any]) -> Position | None:
+        lsn = offset.get("lsn")
+        if lsn is None or offset.get("snapshot"):
+            return None
+        # other changes of the same transaction may have this number too: only what lies before it is surely through
+        return _position(int(lsn) - 1)
+
+    async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
+        with self._asking(f"the signalling table {table}"):
+            await self._connection.executemany(f"INSERT INTO {_table(table)} VALUES ($1, $2, $3)", statements)
+
+    def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
+        return key_filter(table, keys, Dialect(quoted, "'\\x{}'::bytea"))
 
     async def close(self) -> None:
         await self._connection.close()
 
-    @asynccontextmanager
-    async def _snapshot(self) -> Any:
-        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            yield
+    def _asking(self, what: str) -> Any:
+        return _asking(f"{self._where}, {what}")
 
 
-def _expression(field: pa.Field, source_type: str) -> str:
-    """Text for everything whose Python value isn't what the connector sends (uuid, json, enums, …)."""
-    name = '"' + field.name.replace('"', '""') + '"'
-    return name if source_type in _NATIVE or pa.types.is_nested(field.type) else f"{name}::text"
+class PostgresSnapshot:
+    """See `verify.source.SourceSnapshot`."""
+
+    def __init__(self, connection: Any, position: Position, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self.position = position
+
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+        """Every value is quoted in the CSV, so that only null is empty. A message of COPY's holds whole rows (so says
+        the protocol), so what has gathered after any of them can be parsed."""
+        picked, forms = [], []
+        for field in columns:
+            column = table.column(field.name)
+            found = expression(column, field.type) if column else None
+            assert found is not None, f"{table.name}.{field.name} isn't readable"
+            picked.append(found[0])
+            forms.append(found[1])
+        gathered: list[bytes] = []
+        size = 0
+
+        def flush() -> None:
+            rows = _parse(b"".join(gathered), columns.names)
+            arrays = [
+                texts.column(field.name, rows.column(i).combine_chunks(), field.type, form)
+                for i, (field, form) in enumerate(zip(columns, forms, strict=True))
+            ]
+            take(pa.table(arrays, schema=columns))
+
+        async def receive(data: bytes) -> None:
+            nonlocal size
+            gathered.append(data)
+            size += len(data)
+            if size >= BATCH_BYTES:
+                await asyncio.to_thread(flush)
+                gathered.clear()
+                size = 0
+
+        query = f"SELECT {', '.join(picked)} FROM {_table(table.name)} WHERE {where}"
+        with _asking(f"{self._where}, {table.name}"):
+            await self._connection.copy_from_query(query, output=receive, format="csv", force_quote=True)
+        if gathered:
+            await asyncio.to_thread(flush)
 
 
-def _quoted(table: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in table.split(".", 1))
+def _parse(data: bytes, names: list[str]) -> pa.Table:
+    """CSV with every value quoted as columns of strings."""
+    numbered = [str(number) for number in range(len(names))]
+    return csv.read_csv(
+        io.BytesIO(data),
+        csv.ReadOptions(column_names=numbered, use_threads=False, block_size=len(data) + 1),
+        csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        csv.ConvertOptions(
+            column_types=dict.fromkeys(numbered, pa.string()),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        ),
+    )
+
+
+@contextmanager
+def _asking(what: str) -> Iterator[None]:
+    try:
+        yield
+    except asyncpg.UndefinedTableError as error:
+        raise ConfigurationError(f"{what}: {error}") from error
+    except (*_LOST, OSError) as error:
+        raise Unavailable(f"{what}: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise ConfigurationError(f"{what}: {error}") from error
+
+
+def _table(name: str) -> str:
+    return ".".join(quoted(part) for part in name.split(".", 1))
+
+
+def _number(lsn: str) -> int:
+    """A log position as a number. One that lies right behind a page's header is the end of the page before: nothing
+    was written after that header yet, and the server won't say that it has sent it."""
+    high, low = lsn.split("/")
+    number = int(high, 16) << 32 | int(low, 16)
+    return number - number % _PAGE if number % _PAGE in _HEADERS else number
+
+
+def _lsn(number: int) -> str:
+    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
+
+
+def _position(number: int) -> Position:
+    return Position((number,), f"LSN {_lsn(number)}")

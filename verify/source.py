@@ -1,28 +1,93 @@
-"""Reading a source table at the types that the sink stores, and knowing when the connector has sent everything."""
+"""The source's side: tables read in one snapshot whose position in the database's log is known."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from config.errors import ConfigurationError
 from config.pipeline import SourceConfig
+
+Take: TypeAlias = Callable[[pa.Table], None]
+"""Takes a batch of rows; called in a worker thread."""
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """A place in the database's log; later ones are greater. `text`: as the database writes it."""
+
+    value: tuple[int, ...]
+    text: str = field(compare=False)
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column. `type`: the database's name of its type, without length; `length`: of bit strings, in bits."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """`name`: `schema.table`. `key`: the primary key's columns, in its order, empty without one. `rows`: about how many
+    there are, as the database's statistics say."""
+
+    name: str
+    columns: tuple[SourceColumn, ...]
+    key: tuple[str, ...]
+    rows: int
+
+    def column(self, name: str) -> SourceColumn | None:
+        """The column of this name, None if there is none."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+class SourceSnapshot(Protocol):
+    """The database as it was at one moment."""
+
+    position: Position
+    """All that this snapshot shows was logged before it."""
+
+    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+        """Hand over the rows for which `where` (SQL) holds, with these columns at these types (as the sink stores
+        them), in batches of some 10,000.
+
+        Raises ConfigurationError for a value that doesn't fit, Unavailable when the connection is lost.
+        """
 
 
 class SourceReader(Protocol):
     """A connection to the source database. Raises Unavailable when it is away."""
 
-    async def key(self, table: str) -> tuple[str, ...]:
-        """The primary key's columns of `schema.table`, in the table's order; empty without one."""
+    async def table(self, name: str) -> SourceTable:
+        """Columns and key of `schema.table`. Raises ConfigurationError if there is no such table."""
 
-    async def read(self, table: str, columns: pa.Schema) -> pa.Table:
-        """All rows, with these columns at these types (as the sink stores them)."""
+    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
+        """Whether it is known how values of this column are represented at the sink's type."""
 
-    async def all_sent(self) -> bool:
-        """Whether the database has handed everything that is committed by now to the connector."""
+    def is_json(self, column: SourceColumn) -> bool:
+        """Whether the connector may write this column's JSON in another way than the database does."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[SourceSnapshot]:
+        """A snapshot that lasts as long as the block; one at a time."""
+
+    async def all_sent(self, position: Position) -> bool:
+        """Whether the database has handed everything up to a position to the connector."""
+
+    def stored(self, offset: Mapping[str, Any]) -> Position | None:
+        """The position that Connect keeps for the connector; None while a first snapshot is under way."""
+
+    async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
+        """Insert rows (id, type, data) into the signalling table `schema.table`."""
+
+    def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
+        """A condition in the database's SQL that holds for these keys, which the sink's types represent."""
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -37,47 +102,3 @@ async def connect_source(source: SourceConfig) -> SourceReader:
     from verify.mariadb import MariaDbReader
 
     return await MariaDbReader.connect(source)
-
-
-def arrow_column(name: str, values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """A column of Python values at the sink's type. Raises ConfigurationError for one that doesn't convert."""
-    convert = _conversion(kind)
-    try:
-        if convert is not None:
-            values = [None if value is None else convert(value) for value in values]
-        return pa.array(values, kind)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"column {name}: the source's values can't be compared at the sink's type {kind}: {error}"
-        ) from error
-
-
-def _conversion(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """What a driver's value needs before Arrow takes it."""
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _text
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return _aware
-    if pa.types.is_time(kind):
-        return _time
-    if pa.types.is_integer(kind):
-        return int
-    return None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, datetime.timedelta | datetime.time):
-        return _time(value).strftime("%H:%M:%S.%f")
-    return str(value)
-
-
-def _aware(value: datetime.datetime) -> datetime.datetime:
-    return value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
-
-
-def _time(value: datetime.timedelta | datetime.time) -> datetime.time:
-    if isinstance(value, datetime.timedelta):  # MariaDB's TIME
-        return (datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + value).time()
-    return value

@@ -118,6 +118,15 @@ class DebeziumClient:
         body = await self._request("GET", _path(name, "topics"))
         return tuple(body[name]["topics"])
 
+    async def offsets(self, name: str) -> tuple[dict[str, Any], ...]:
+        """How far the connector has come: all that it sent up to there has been acknowledged by Kafka.
+
+        One flat map per part of the source, with the connector's own keys (`lsn`; `file`, `pos`); none before the
+        first is kept. Connect keeps them every `offset.flush.interval.ms` (60 s by default).
+        """
+        body = await self._request("GET", _path(name, "offsets"))
+        return tuple(entry["offset"] for entry in body["offsets"] if entry.get("offset") is not None)
+
     async def plugins(self) -> dict[str, str]:
         """The versions of the connector plugins that Connect has, by class name."""
         return {p["class"]: p.get("version", "") for p in await self._request("GET", "/connector-plugins")}

@@ -36,6 +36,8 @@ class BaseConnectorConfig(BaseModel):
     """Regular expressions of columns' full names; those of `extra_config` come beside them."""
     message_key_columns: tuple[str, ...] = ()
     """`table:column,column`, the table as a regular expression: keys of tables without a primary key."""
+    signal_table: str | None = None
+    """`schema.table` whose rows tell the connector what to do (incremental snapshots)."""
     snapshot_mode: SnapshotMode = "initial"
     heartbeat_interval_ms: int = 10_000
     poll_interval_ms: int = 20
@@ -69,6 +71,7 @@ class BaseConnectorConfig(BaseModel):
             "topic.prefix": self.topic_prefix,
             "table.include.list": ",".join(self.table_include_list),
             "message.key.columns": ";".join(self.message_key_columns),
+            "signal.data.collection": self.signal_table or "",
             # Debezium 3 knows `never` as `no_data`.
             "snapshot.mode": "no_data" if self.snapshot_mode == "never" else self.snapshot_mode,
             # Without heartbeats a quiet table's position stays behind, and the source keeps its log for it.

@@ -32,6 +32,7 @@ def connector_for(
         "message_key_columns": tuple(
             f"{escape_table(table)}:{','.join(columns)}" for table, columns in source.key_columns.items()
         ),
+        "signal_table": source.signal_table,
         "snapshot_mode": source.snapshot_mode,
         "extra_config": platform.connector.extra_config,
         **converter_fields(platform),
@@ -48,7 +49,7 @@ def connector_for(
         **common,
         flavour=source.source_type,
         database_server_id=pipeline.server_id,
-        database_include_list=tuple(sorted({escape_table(table.split(".")[0]) for table in source.tables})),
+        database_include_list=tuple(sorted({escape_table(table.split(".")[0]) for table in source.watched})),
         schema_history_bootstrap_servers=platform.kafka.bootstrap_servers,
         schema_history_topic=schema_history_topic(pipeline),
     )

@@ -36,8 +36,8 @@ class MySqlSource:
         return str(await self._query(lambda cursor: _rows(cursor, "SELECT version()")[0][0]))
 
     async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
-        """The columns of the captured tables that exist and that the user may see, in their order."""
-        wanted = [tuple(table.split(".", 1)) for table in self._source.tables]
+        """The columns of the watched tables that exist and that the user may see, in their order."""
+        wanted = [tuple(table.split(".", 1)) for table in self._source.watched]
 
         def read(cursor: Any) -> dict[str, tuple[SourceColumn, ...]]:
             found: dict[str, tuple[SourceColumn, ...]] = {}

@@ -76,9 +76,9 @@ class PostgresSource:
             return f"PostgreSQL {str(await connection.fetchval('SHOW server_version')).split()[0]}"
 
     async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
-        """The columns of the captured tables that exist, in their order."""
+        """The columns of the watched tables that exist, in their order."""
         async with self._connected() as connection:
-            rows = await connection.fetch(_COLUMNS, list(self._source.tables))
+            rows = await connection.fetch(_COLUMNS, list(self._source.watched))
         found: dict[str, tuple[SourceColumn, ...]] = {}
         for row in rows:
             column = SourceColumn(row["name"], row["type"], row["nullable"], row["key"], row["generated"])

@@ -29,7 +29,8 @@ class SourceDatabase(Protocol):
         """What answers there, for people."""
 
     async def columns(self) -> Mapping[str, tuple[SourceColumn, ...]]:
-        """The columns of the pipeline's tables, by `schema.table`; tables that don't exist are absent."""
+        """The columns of the pipeline's tables and of its signalling table, by `schema.table`; tables that don't exist
+        are absent."""
 
     async def warnings(self, columns: Mapping[str, tuple[SourceColumn, ...]]) -> tuple[str, ...]:
         """What the values of these columns may lose without anybody being able to tell, each with the way out."""
@@ -62,6 +63,12 @@ async def capture_problems(
     missing = [table for table in pipeline.source.tables if table not in columns]
     problems = [f"source.tables: there is no table {table} in {database.address}" for table in missing]
     problems += _bad_keys(columns, pipeline)
+    signals = pipeline.source.signal_table
+    if signals is not None and signals not in columns:
+        problems.append(
+            f"source.signal_table: there is no table {signals} in {database.address}: CREATE TABLE {signals} (id"
+            " varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data text), which the user may write"
+        )
     if platform.connector.converter.startswith("avro"):
         problems += _not_avro(columns)
     config = connector_for(pipeline, platform, not_logged(columns)).to_connector_config()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
@@ -10,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from config.platform import KafkaConfig, RetryConfig
-from sources.changes import Chunk
+from sources.changes import Chunk, TopicPartition
 from sources.kafka.chunks import build_chunk
 from sources.kafka.connection import reaching
 from sources.kafka.provisioner import KafkaProvisioner
@@ -22,6 +23,7 @@ log = structlog.get_logger("lakeward.reader")
 
 POLL_MS = 500
 TOPIC_POLL_SECONDS = 1.0
+STALLED_SECONDS = 60.0
 
 
 class KafkaReader:
@@ -44,6 +46,35 @@ class KafkaReader:
                     for tp, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                         first, position[tp] = position[tp], await consumer.position(tp)
                         yield build_chunk(tp.topic, tp.partition, 0, first, position[tp], records)
+            finally:
+                await consumer.stop()
+
+    async def between(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[Chunk]:
+        """What the log has of these offsets, then the end."""
+        wanted = {KafkaPartition(*tp): span for tp, span in ranges.items() if span[0] < span[1]}
+        if not wanted:
+            return
+        with reaching(self._kafka, f"read {', '.join(sorted({tp.topic for tp in wanted}))}"):
+            consumer = AIOKafkaConsumer(
+                **client_arguments(self._kafka), enable_auto_commit=False, isolation_level="read_committed"
+            )
+            try:
+                await consumer.start()
+                consumer.assign(list(wanted))
+                position = {tp: first for tp, (first, _) in wanted.items()}
+                for tp, first in position.items():
+                    consumer.seek(tp, first)
+                moved = time.monotonic()
+                while left := [tp for tp, (_, end) in wanted.items() if position[tp] < end]:
+                    consumer.pause(*(wanted.keys() - set(left)))
+                    found = await consumer.getmany(timeout_ms=POLL_MS)
+                    for tp in left:  # a partition may move without records: compaction, aborted transactions
+                        first, position[tp] = position[tp], await consumer.position(tp)
+                        if position[tp] > first:
+                            moved = time.monotonic()
+                            yield build_chunk(tp.topic, tp.partition, 0, first, position[tp], found.get(tp, ()))
+                    if time.monotonic() - moved > STALLED_SECONDS:
+                        raise TimeoutError(f"nothing came of {left} for {STALLED_SECONDS:.0f} s")
             finally:
                 await consumer.stop()
 

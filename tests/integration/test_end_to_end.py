@@ -29,7 +29,8 @@ from stack.ports import free_port
 from stack.testing import StartServices
 from stack.worker import WorkerProcess
 from verify.lake import read_sink_table
-from verify.run import Report, verify_pipeline
+from verify.report import Report
+from verify.run import verify_pipeline
 
 POSTGRES_TABLES = (
     "CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, balance numeric(12,2), active boolean,"

@@ -95,6 +95,21 @@ def test_nothing_that_happens_at_the_source_is_passed_over() -> None:
     assert settings["publication.autocreate.mode"] == "filtered"
 
 
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_the_signalling_table_is_named_to_the_connector_and_its_database_is_read(kind: str) -> None:
+    settings = config({}, source_type=kind, signal_table="ops.signals")
+    assert settings["signal.data.collection"] == "ops.signals"
+    assert "signals" not in settings["table.include.list"]
+    if kind == "mariadb":
+        assert settings["database.include.list"] == "ops,public"
+    assert "signal.data.collection" not in config({}, source_type=kind)
+
+
+def test_the_signalling_table_is_not_one_of_those_that_are_captured() -> None:
+    with pytest.raises(ValidationError, match="needs a table of its own"):
+        pipeline(signal_table="public.orders")
+
+
 def test_a_large_unsigned_number_of_mysql_stays_positive() -> None:
     settings = config({}, source_type="mariadb", tables=["shop.orders"])
     assert settings["bigint.unsigned.handling.mode"] == "precise"

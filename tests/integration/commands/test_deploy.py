@@ -99,6 +99,7 @@ def test_a_table_added_later_is_captured_and_its_present_rows_are_warned_about(b
     ("wrong", "said"),
     [
         ({"tables": ["public.customers", "public.nowhere"]}, "there is no table public.nowhere"),
+        ({"signal_table": "public.signals"}, "source.signal_table: there is no table public.signals"),
         ({"username": "stranger", "password": "hush"}, 'role "stranger" does not exist'),
         ({"database": "nowhere"}, 'database "nowhere" does not exist'),
     ],

@@ -276,7 +276,6 @@ REFUSED = {
     "time with time zone": "drops its offset",
     "bit varying(9)": "drops a bit string's length",
     "time[]": "cuts the microseconds off in arrays",
-    "integer GENERATED ALWAYS AS (1) STORED": "generated column",
 }
 """Column types that `cdc deploy` refuses under Lakeward's own settings, and what it says."""
 

@@ -1,0 +1,247 @@
+"""`cdc verify` on real databases, connectors and tables, while a writer goes on changing the source."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+import pyarrow.parquet as pq
+import pymysql
+import pytest
+
+from stack.manager import Endpoints
+from stack.testing import StartServices
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from verify_place import Damage, Place, Writer
+
+SIGNALS = "CREATE TABLE {} (id varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data text)"
+
+POSTGRES = (
+    "CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, note text, balance numeric(12,2))",
+    "INSERT INTO accounts SELECT n, 'owner ' || n, '', n * 1.25 FROM generate_series(1, 2000) n",
+    # composite, with texts that collations and byte order sort differently
+    "CREATE TABLE lines (order_no int, sku text, price numeric(10,2), PRIMARY KEY (order_no, sku))",
+    "INSERT INTO lines SELECT n / 5, (ARRAY['a', 'B', 'é', '''', '\\'])[1 + n % 5] || n % 5, n"
+    " FROM generate_series(1, 1000) n",
+    SIGNALS.format("signals"),
+)
+MARIADB = (
+    "CREATE TABLE accounts (id BIGINT PRIMARY KEY, owner VARCHAR(80) NOT NULL, note TEXT, balance DECIMAL(12,2))",
+    "INSERT INTO accounts SELECT seq, CONCAT('owner ', seq), '', seq * 1.25 FROM seq_1_to_2000",
+    "CREATE TABLE `lines` (order_no INT, sku VARCHAR(20), price DECIMAL(10,2), PRIMARY KEY (order_no, sku))",
+    "INSERT INTO `lines` SELECT seq DIV 5, CONCAT(ELT(1 + seq % 5, 'a', 'B', 'é', '''', '\\\\'), seq % 5), seq"
+    " FROM seq_1_to_1000",
+    SIGNALS.format("signals"),
+)
+
+NONE = {"missing": 0, "extra": 0, "doubled": 0, "different": 0}
+
+
+@pytest.fixture(scope="module")
+def services(start_services: StartServices) -> Endpoints:
+    return start_services("connect", "postgres", "mariadb")
+
+
+def lake(folder: Path, *names: str) -> list[dict[str, Any]]:
+    """Sinks named `iceberg-upsert`, `delta-append` and so on."""
+    sections: dict[str, Any] = {
+        "iceberg": lambda mode: {
+            "catalog_uri": f"sqlite:///{folder}/catalog.db",
+            "warehouse": f"file://{folder}/lake",
+            "table_namespace": mode,
+        },
+        "delta": lambda mode: {"table_uri": f"{folder}/{mode}/{{table}}"},
+    }
+    found = []
+    for name in names:
+        kind, mode = name.split("-")
+        section = {**sections[kind](mode), "write_mode": mode, "flush_interval_seconds": 0.5}
+        found.append({"sink_id": name, "sink_type": kind, kind: section})
+    return found
+
+
+def step(execute: Any, number: int) -> None:
+    """What the writer does: one row all the time, others now and then, keys that come and go and change."""
+    key = 1000 + number * 7919 % 1000
+    execute("UPDATE accounts SET balance = balance + 1 WHERE id = 500")
+    execute(f"UPDATE accounts SET note = 'step {number}' WHERE id = {key}")
+    if number % 3 == 0:
+        execute(f"DELETE FROM accounts WHERE id = {key}")
+    elif number % 3 == 1:
+        execute(f"INSERT INTO accounts VALUES ({10_000 + number}, 'new', NULL, {number})")
+    else:
+        execute(f"UPDATE accounts SET id = {100_000 + number} WHERE id = {key}")
+
+
+@contextmanager
+def postgres(
+    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+) -> Iterator[tuple[Place, Any, Any]]:
+    """A pipeline over a database of its own, and two ways (connections) to execute a statement."""
+    server, name = services["postgres"], f"v{uuid4().hex[:10]}"
+    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
+    admin = psycopg2.connect(**login, dbname=server.more["database"])
+    admin.autocommit = True
+    admin.cursor().execute(f"CREATE DATABASE {name}")
+    source = {
+        "host": server.host,
+        "port": server.port,
+        "username": server.user,
+        "password": server.password,
+        "database": name,
+        "tables": [f"public.{table}" for table in tables],
+        "signal_table": "public.signals",
+        "slot_name": name,
+        "publication_name": name,
+    }
+    connections = [psycopg2.connect(**login, dbname=name) for _ in range(2)]
+    for connection in connections:
+        connection.autocommit = True
+    execute, write = (connection.cursor().execute for connection in connections)
+    for statement in POSTGRES:
+        execute(statement)
+    try:
+        yield Place(folder, services, name, source, lake(folder, *sinks)), execute, write
+    finally:
+        for connection in connections:
+            connection.close()
+        admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.close()
+
+
+@contextmanager
+def mariadb(
+    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+) -> Iterator[tuple[Place, Any, Any]]:
+    """As `postgres`."""
+    server, name = services["mariadb"], f"v{uuid4().hex[:10]}"
+    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
+    source = {
+        "source_type": "mariadb",
+        "host": server.host,
+        "port": server.port,
+        "username": server.user,
+        "password": server.password,
+        "database": name,
+        "tables": [f"{name}.{table}" for table in tables],
+        "signal_table": f"{name}.signals",
+    }
+    with pymysql.connect(**login, autocommit=True) as database, pymysql.connect(**login, autocommit=True) as writing:
+        for connection in (database, writing):
+            if connection is database:
+                connection.cursor().execute(f"CREATE DATABASE {name}")
+            connection.select_db(name)
+        for statement in MARIADB:
+            database.cursor().execute(statement)
+        place = Place(folder, services, name, source, lake(folder, *sinks))
+        yield place, database.cursor().execute, writing.cursor().execute
+        database.cursor().execute(f"DROP DATABASE {name}")
+
+
+def counts(found: dict[str, Any]) -> dict[str, int]:
+    assert found["unclear"] is None, found
+    return {kind: found["comparison"][kind] for kind in NONE}
+
+
+def examples(found: dict[str, Any]) -> set[tuple[str, int, str]]:
+    """(kind, id, columns that differ)."""
+    return {(e["kind"], e["key"]["id"], ",".join(e["columns"])) for e in found["comparison"]["examples"]}
+
+
+def damage(place: Place, sink: str) -> None:
+    """A row of each kind; the writer leaves these keys alone."""
+    table = Damage(place, sink, "accounts")
+    table.delete(1)
+    table.add(table.rows(2))
+    table.change(3, owner="damaged")
+    table.change(4, note=None)
+    kept = table.rows(5)  # a row that the source has deleted is still there
+    table.add(kept.set_column(0, kept.schema.field(0), [[-5]]))
+
+
+DAMAGED = {
+    ("missing", 1, ""),
+    ("doubled", 2, ""),
+    ("different", 3, "owner"),
+    ("different", 4, "note"),
+    ("extra", -5, ""),
+}
+
+
+DAMAGED_LOG = {one for one in DAMAGED if one[0] != "doubled"}
+"""In a change log a row twice is none."""
+
+
+def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, folder: Path) -> None:
+    """The whole story: equal while the source changes, damage found while it does, repaired while it does."""
+    with place.running(), Writer(lambda number: step(write, number)) as writer:
+        status, found = place.verify()
+        assert status == 0, found
+        assert all(counts(one) == NONE for one in found.values())
+        assert found[sinks[0], "lines"]["comparison"]["source_rows"] == 1000
+        with writer.resting():
+            for sink in sinks:
+                damage(place, sink)
+        began = writer.steps
+        files = [folder / "found.json", folder / "found.parquet"]
+        for file in files:
+            status, found = place.verify("--output", str(file))
+            assert status == 1, found
+            for sink in sinks:
+                wanted = DAMAGED_LOG if sink.endswith("append") else DAMAGED
+                assert examples(found[sink, "accounts"]) == wanted, sink
+                assert counts(found[sink, "lines"]) == NONE
+                assert sum(counts(found[sink, "accounts"]).values()) == len(wanted)
+        assert writer.steps > began
+        check_files(files, sinks)
+        status, found = place.verify("--repair")
+        assert status == 1, found
+        for sink in sinks:
+            left = {one for one in DAMAGED if one[0] == "extra" or (one[0] == "doubled" and sink.endswith("upsert"))}
+            assert examples(found[sink, "accounts"]) == left
+            notes = " ".join(found[sink, "accounts"]["notes"])
+            assert "3 rows were sent again; 0 of them differ still" in notes
+            assert "only in the sink: the source has nothing to send again. Insert and delete a row" in notes
+            assert ("in the sink more than once" in notes) == sink.endswith("upsert")
+        # what the notes say
+        execute("INSERT INTO accounts VALUES (-5, 'x', NULL, 0)")
+        execute("DELETE FROM accounts WHERE id = -5")
+        with writer.resting():
+            for sink in sinks:
+                if sink.endswith("upsert"):
+                    Damage(place, sink, "accounts").delete(2)
+        status, found = place.verify("--repair")
+        assert status == 0, found
+
+
+def check_files(files: list[Path], sinks: tuple[str, ...]) -> None:
+    """Both files have all differing rows, with texts for values."""
+    plain = json.loads(files[0].read_text())
+    parquet = pq.read_table(files[1]).to_pylist(maps_as_pydicts="strict")
+
+    def order(rows: list[dict[str, Any]]) -> list[str]:
+        return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+    assert order(plain) == order(parquet)
+    assert len(plain) == sum(len(DAMAGED_LOG if sink.endswith("append") else DAMAGED) for sink in sinks)
+    assert {"name": "note", "source": "", "sink": None} in [column for row in plain for column in row["columns"]]
+
+
+def test_postgres_tables_are_verified_and_repaired_while_they_change(services: Endpoints, tmp_path: Path) -> None:
+    sinks = ("iceberg-upsert", "iceberg-append", "delta-upsert", "delta-append")
+    with postgres(services, tmp_path, *sinks) as (place, execute, write):
+        check_all(place, sinks, execute, write, tmp_path)
+
+
+def test_mariadb_tables_are_verified_and_repaired_while_they_change(services: Endpoints, tmp_path: Path) -> None:
+    sinks = ("iceberg-upsert", "delta-append")
+    with mariadb(services, tmp_path, *sinks) as (place, execute, write):
+        check_all(place, sinks, execute, write, tmp_path)

@@ -1,0 +1,186 @@
+"""Where `cdc verify` is tried: a deployed pipeline with its worker, a writer that never rests, and damage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from click.testing import CliRunner
+from deltalake import DeltaTable, write_deltalake
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.expressions import In
+
+from app.commands.verify import verify
+from app.deployment import deploy, deployed_topics, remove_topics, undeploy
+from config.environment import Settings, load_settings
+from sinks.factory import TablePlan, plan_tables
+from sinks.iceberg.catalog import connect
+from stack.manager import Endpoints
+from stack.ports import free_port
+from stack.worker import WorkerProcess
+
+
+class Place:
+    """One pipeline. Use `running()`; then `verify` is the command as users type it."""
+
+    def __init__(self, folder: Path, services: Endpoints, name: str, source: dict[str, Any], sinks: list[Any]) -> None:
+        self.folder = folder
+        pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
+        platform = {
+            "kafka": {
+                "bootstrap_servers": services["kafka"].address,
+                "schema_registry_url": services["registry"].url,
+                "topic_num_partitions": 2,
+            },
+            "connector": {
+                "connect_url": services["connect"].url,
+                "converter": "avro-apicurio",
+                "registry_url": services["registry"].more["converter_url"],
+            },
+        }
+        self.files = folder / "pipeline.yaml", folder / "platform.yaml"
+        for path, content in zip(self.files, (pipeline, platform), strict=True):
+            path.write_text(yaml.safe_dump(content))
+        self.settings: Settings = load_settings(*self.files, environ=os.environ)
+
+    @contextmanager
+    def running(self) -> Iterator[WorkerProcess]:
+        """Connector and worker for as long as the block lasts."""
+        pipeline, platform = self.settings.pipeline, self.settings.platform
+        worker = WorkerProcess(*self.files, self.folder / "data", self.folder / "worker.log", web_port=free_port())
+        asyncio.run(deploy(pipeline, platform, lambda _: None, lambda _: None))
+        try:
+            worker.start()
+            yield worker
+        except BaseException as error:
+            error.add_note(f"The worker's log ends:\n{worker.tail(60)}")
+            raise
+        finally:
+            if worker.running():
+                worker.kill()
+            asyncio.run(undeploy(pipeline, platform, lambda _: None))
+            topics = asyncio.run(deployed_topics(pipeline, platform))
+            asyncio.run(remove_topics(platform, topics, lambda _: None))
+
+    def verify(self, *options: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
+        """Exit status, and what was found of each (sink, table)."""
+        files = [str(self.files[0]), "--platform-config", str(self.files[1])]
+        done = CliRunner().invoke(verify, [*files, "--format", "json", "--timeout", "300", *options])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert done.stdout, done.stderr
+        report = json.loads(done.stdout)
+        assert report["exit_status"] == done.exit_code
+        return done.exit_code, {(t["sink_id"], t["table"].split(".")[1]): t for t in report["tables"]}
+
+    def plan(self, sink_id: str, table: str) -> TablePlan:
+        """The table that a source table is written into."""
+        plans = plan_tables(self.settings.pipeline, [sink_id])
+        return next(plan for plan in plans if plan.target.topics[0].endswith(f".{table}"))
+
+
+class Damage:
+    """Somebody else's changes of a sink's table, by key `id`, while the worker goes on writing it."""
+
+    def __init__(self, place: Place, sink_id: str, table: str) -> None:
+        self._plan = place.plan(sink_id, table)
+
+    def rows(self, *keys: int) -> pa.Table:
+        """The rows with these keys."""
+        if self._plan.settings.__class__.__name__ == "IcebergConfig":
+            found = self._iceberg().scan(row_filter=In("id", keys)).to_arrow()
+        else:
+            found = DeltaTable(self._plan.target.name).to_pyarrow_table()
+            found = found.filter(pc.is_in(found.column("id"), pa.array(keys, pa.int64())))
+        return found
+
+    def delete(self, *keys: int) -> None:
+        """Take rows away."""
+        if self._plan.settings.__class__.__name__ == "IcebergConfig":
+            self._again(lambda: self._iceberg().delete(In("id", keys)))
+        else:
+            self._again(lambda: DeltaTable(self._plan.target.name).delete(f"id IN ({', '.join(map(str, keys))})"))
+
+    def add(self, rows: pa.Table) -> None:
+        """Put rows in."""
+        if self._plan.settings.__class__.__name__ == "IcebergConfig":
+            self._again(lambda: self._iceberg().append(rows))
+        else:
+            self._again(lambda: write_deltalake(self._plan.target.name, rows, mode="append"))
+
+    def change(self, key: int, **values: Any) -> None:
+        """Give the row with this key other values."""
+        self.replace(key, lambda row: row | values)
+
+    def replace(self, key: int, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Take the rows with this key away and put others in."""
+        rows = self.rows(key)
+        self.delete(key)
+        self.add(pa.Table.from_pylist([change(row) for row in rows.to_pylist()], rows.schema))
+
+    def _iceberg(self) -> Any:
+        return connect(self._plan.settings).load_table(self._plan.target.name)  # type: ignore[arg-type]
+
+    def _again(self, write: Callable[[], Any]) -> None:
+        """The worker commits, too: a lost race is tried again."""
+        for _ in range(100):
+            try:
+                write()
+            except CommitFailedException:
+                time.sleep(0.2)
+            else:
+                return
+        raise AssertionError("lost 100 races")
+
+
+class Writer:
+    """Changes the source from a thread of its own until it is stopped; what it raises is raised by `stop`."""
+
+    def __init__(self, step: Callable[[int], None], pause: float = 0.05) -> None:
+        self._step = step
+        self._pause = pause
+        self._stopping = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self.steps = 0
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._going.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """No changes in the block, so that somebody else can win a race against the worker's commits."""
+        self._going.clear()
+        try:
+            yield
+        finally:
+            self._going.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._going.wait()
+                self._step(self.steps)
+                self.steps += 1
+                time.sleep(self._pause)
+        except BaseException as error:
+            self._error = error

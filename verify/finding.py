@@ -1,0 +1,70 @@
+"""What is known of one table in one sink after the looks at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from config.errors import LakewardError
+from verify.look import Limits, Look, Pair, look
+from verify.report import Comparison, Unclear, Verdict
+
+_EXTRA = (
+    "{n} only in the sink: the source has nothing to send again. Insert and delete a row of the key at the source, so"
+    " that its delete travels, or delete it from the table (DELETE in Spark, DeltaTable.delete); the worker goes on"
+)
+_DOUBLED = (
+    "{n} in the sink more than once, which sending them again can't mend: delete all rows of the key from the table"
+    " (DELETE in Spark, DeltaTable.delete), then run `cdc verify --repair`"
+)
+
+
+@dataclass
+class Finding:
+    """`whole`: the look at all rows. `last`: the newest look at those that differed."""
+
+    pair: Pair
+    limits: Limits
+    whole: Look
+    last: Look
+    repaired: int = 0
+    """Rows that the source was asked to send again."""
+    unclear: str | None = None
+    """Why a later look couldn't tell."""
+
+    @property
+    def repairable(self) -> int:
+        """Rows that differ and that the source can send again."""
+        return self.last.counts.get("missing", 0) + self.last.counts.get("different", 0)
+
+    def repairable_keys(self) -> pa.Table:
+        """Their keys (of more than `limits.repairs` only so many and one)."""
+        return pa.concat_tables(self.last.repairable)
+
+    async def look_again(self) -> None:
+        """See which of the rows that differed do so still."""
+        try:
+            self.last = await look(self.pair, self.last, self.limits, lambda _look, _differing: None)
+        except (Unclear, LakewardError) as error:
+            self.unclear = str(error)
+        else:
+            self.unclear = None
+
+    def verdict(self) -> Verdict:
+        """For the report."""
+        counts = {kind: self.last.counts.get(kind, 0) for kind in ("missing", "extra", "doubled", "different")}
+        examples = tuple(self.last.first.rows(self.limits.examples)) if self.last.first is not None else ()
+        source_rows, sink_rows = self.whole.rows
+        comparison = Comparison(source_rows, sink_rows, **counts, examples=examples)
+        notes = list(self.whole.notes)
+        if self.repaired:
+            notes.append(f"{self.repaired:,} rows were sent again; {self.repairable:,} of them differ still")
+        for kind, text in (("extra", _EXTRA), ("doubled", _DOUBLED)):
+            if counts[kind]:
+                notes.append(text.format(n=f"{counts[kind]:,} row(s) are"))
+        pair = self.pair
+        target = pair.plan.target
+        return Verdict(
+            target.sink_id, pair.table.name, target.name, comparison, None, self.whole.position, tuple(notes)
+        )
