@@ -7,7 +7,7 @@ As in Iceberg, a data file holds rows of one Kafka partition (which its name tel
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
+from sinks.at_once import at_once
 from sinks.delta import partitions
 from sinks.delta.actions import DataFile
 from sinks.delta.folder import Folder
@@ -40,6 +41,11 @@ class StagedRows:
     rows: pa.Table
 
 
+def new_location(tp: TopicPartition, values: partitions.Values) -> str:
+    """Where in the table's folder a new data file of this partition goes, which `tp` owns."""
+    return partitions.folder(values) + file_name("lw", tp)
+
+
 class LakeFiles:
     """The files below a table's folder."""
 
@@ -51,16 +57,28 @@ class LakeFiles:
     # -- writing
 
     def data_files(
-        self, tp: TopicPartition, rows: pa.Table, schema: pa.Schema, partition_by: Sequence[str]
-    ) -> Iterator[StagedRows]:
-        """Write rows into files that `tp` owns, one for each partition of the table; `schema` are its columns."""
-        for values, part in partitions.split(in_shape(rows, schema), partition_by):
-            if part.num_rows:
-                yield self.data_file(tp, part, values, schema)
+        self,
+        owned: Mapping[TopicPartition, pa.Table],
+        schema: pa.Schema,
+        partition_by: Sequence[str],
+        written: list[str],
+    ) -> dict[TopicPartition, list[StagedRows]]:
+        """Write the rows of each Kafka partition into files that it owns, one for each partition of the table; `schema`
+        are its columns. Where the files will be is added to `written` first."""
+        parts = [
+            (tp, (new_location(tp, values), part, values, schema))
+            for tp, rows in owned.items()
+            for values, part in partitions.split(in_shape(rows, schema), partition_by)
+            if part.num_rows
+        ]
+        written += [file[0] for _, file in parts]
+        found: dict[TopicPartition, list[StagedRows]] = {tp: [] for tp in owned}
+        for (tp, _), staged_rows in zip(parts, at_once(lambda part: self.data_file(*part[1]), parts), strict=True):
+            found[tp].append(staged_rows)
+        return found
 
-    def data_file(self, tp: TopicPartition, rows: pa.Table, values: partitions.Values, schema: pa.Schema) -> StagedRows:
-        """Write the rows of one partition of the table, without its columns."""
-        location = partitions.folder(values) + file_name("lw", tp)
+    def data_file(self, location: str, rows: pa.Table, values: partitions.Values, schema: pa.Schema) -> StagedRows:
+        """Write the rows of one partition of the table, without its columns. Callable from any thread."""
         content = _parquet(rows)
         self._folder.put(location, content)
         file = DataFile.new(location, len(content), values, statistics(rows))

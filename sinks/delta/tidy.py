@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sinks.at_once import at_once
 from sinks.delta.actions import DataFile, Snapshot
-from sinks.delta.files import LakeFiles
+from sinks.delta.files import LakeFiles, new_location
 from sinks.delta.upsert import Delta
 from sinks.merged_rows import merged
 from sinks.tiers import Candidate, Chosen
@@ -31,8 +31,10 @@ def rewrite(step: Chosen[DataFile], table: Snapshot, files: LakeFiles, key: Sequ
             names = [name for name in table.columns.names if name not in candidates[0].live.partition]
             rows = merged(_live_rows(candidates, files, table.columns, names), [name for name in key if name in names])
             if rows is not None:
-                staged = files.data_file(tp, rows, candidates[0].live.partition, table.columns)
-                delta.written.append(staged.file.location)
+                place = candidates[0].live.partition
+                location = new_location(tp, place)
+                delta.written.append(location)
+                staged = files.data_file(location, rows, place, table.columns)
                 delta.added.append(staged.file)
                 delta.placed[tp].append(PlacedRows(staged.file.path, staged.rows.select(list(key))))
             del rows  # before the next group is read

@@ -118,7 +118,10 @@ class Upserts:
         if reduced.truncated:
             delta.truncated = True
             stale = {path: self._files.all_rows(file) for path, file in table.files.items()}
-        for tp, upserts, deletes in by_partition(reduced, batch):
+        changed = list(by_partition(reduced, batch))
+        upserted = {tp: upserts for tp, upserts, _ in changed if upserts.num_rows}
+        files = self._files.data_files(upserted, schema, partition_by, delta.written)
+        for tp, upserts, deletes in changed:
             if not upserts.num_rows and not deletes.num_rows:
                 continue
             index = self._partitions[tp]
@@ -132,8 +135,7 @@ class Upserts:
             delta.replaced[tp] = replaced
             if deletes.num_rows:
                 delta.gone[tp] = in_shape(deletes.select(key), kept)
-            for staged in self._files.data_files(tp, upserts, schema, partition_by) if upserts.num_rows else ():
-                delta.written.append(staged.file.location)
+            for staged in files.get(tp, ()):
                 delta.added.append(staged.file)
                 delta.placed[tp].append(PlacedRows(staged.file.path, staged.rows.select(key)))
         self._take_away(delta, table, stale, min(batch.ranges))

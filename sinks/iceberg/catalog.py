@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
+from sinks.iceberg.store import StoreFiles
 
 SQLITE_WAIT_SECONDS = 30
 
@@ -56,8 +57,8 @@ def catalog_properties(config: IcebergConfig) -> dict[str, str]:
         "s3.region": config.s3_region,
     }
     properties |= {key: str(value) for key, value in store.items() if value is not None}
-    # the S3 client of PyArrow; PyIceberg would prefer others that may be installed by chance
-    properties["py-io-impl"] = "pyiceberg.io.pyarrow.PyArrowFileIO"
+    # by the S3 client of PyArrow; PyIceberg would prefer others that may be installed by chance
+    properties["py-io-impl"] = f"{StoreFiles.__module__}.{StoreFiles.__qualname__}"
     return {**properties, **config.catalog_properties}
 
 

@@ -9,7 +9,7 @@ it names: one with another partition would be ignored by readers that prune.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 from pyiceberg.types import LongType, StringType
 
+from sinks.at_once import at_once
 from sinks.iceberg.deletes import DeletedRows
 from sinks.owners import file_name
 from sources.changes import TopicPartition
@@ -73,27 +74,32 @@ class Staging:
         self._statistics = compute_statistics_plan(self._schema, metadata.properties)
         self._paths = parquet_path_to_id_mapping(self._schema)
 
-    def data_files(self, tp: TopicPartition, rows: pa.Table) -> Iterator[StagedRows]:
-        """Write rows into files that the Kafka partition `tp` owns, split by table partition."""
+    def data_files(self, owned: Mapping[TopicPartition, pa.Table]) -> dict[TopicPartition, list[StagedRows]]:
+        """Write the rows of each Kafka partition into files that it owns, split by table partition."""
+        parts = [(tp, key, part) for tp, rows in owned.items() for key, part in self._split(rows) if part.num_rows]
+        written = at_once(lambda part: self._data_file(*part), parts)
+        found: dict[TopicPartition, list[StagedRows]] = {tp: [] for tp in owned}
+        for (tp, _, _), staged in zip(parts, written, strict=True):
+            found[tp].append(staged)
+        return found
+
+    def _split(self, rows: pa.Table) -> list[tuple[PartitionKey | None, pa.Table]]:
         table = self._fit(rows)
         spec = self._metadata.spec()
         if spec.is_unpartitioned():
-            parts: list[tuple[PartitionKey | None, pa.Table]] = [(None, table)]
-        else:
-            split = _determine_partitions(spec, self._schema, table)
-            parts = [(part.partition_key, part.arrow_table_partition) for part in split]
-        for key, part in parts:
-            if part.num_rows:
-                name = file_name("lw", tp)
-                path = self._locations.new_data_location(name, key)
-                size, parquet = self._write(path, part.schema, [part], ROWS_PER_ROW_GROUP)
-                statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
-                partition = key.partition if key else Record()
-                described = self._describe(
-                    DataFileContent.DATA, path, size, self._metadata.default_spec_id, partition,
-                    **statistics.to_serialized_dict(),
-                )  # fmt: skip
-                yield StagedRows(described, part)
+            return [(None, table)]
+        split = _determine_partitions(spec, self._schema, table)
+        return [(part.partition_key, part.arrow_table_partition) for part in split]
+
+    def _data_file(self, tp: TopicPartition, key: PartitionKey | None, rows: pa.Table) -> StagedRows:
+        path = self._locations.new_data_location(file_name("lw", tp), key)
+        size, parquet = self._write(path, rows.schema, [rows], ROWS_PER_ROW_GROUP)
+        statistics = data_file_statistics_from_parquet_metadata(parquet, self._statistics, self._paths)
+        described = self._describe(
+            DataFileContent.DATA, path, size, self._metadata.default_spec_id, key.partition if key else Record(),
+            **statistics.to_serialized_dict(),
+        )  # fmt: skip
+        return StagedRows(described, rows)
 
     def position_deletes(self, tp: TopicPartition, deleted: DeletedRows, spec_id: int, partition: Record) -> DataFile:
         """Write one delete file, owned by `tp`; the data files that it names all have this spec and partition."""
@@ -115,8 +121,7 @@ class Staging:
 
     def discard(self, files: list[DataFile]) -> None:
         """Remove files that will never be committed."""
-        for file in files:
-            self._io.delete(file.file_path)
+        at_once(self._io.delete, [file.file_path for file in files])
 
     def _fit(self, rows: pa.Table) -> pa.Table:
         """The rows with the table's columns, in its order; columns that they lack are null."""

@@ -23,7 +23,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import monotonic
@@ -234,9 +233,4 @@ def _retired(io: FileIO, chain: list[Snapshot]) -> list[str]:
 
 def _remove(io: FileIO, paths: tuple[str, ...] | list[str]) -> None:
     """Remove files; one that is gone already was removed by another worker or a run that was cut short."""
-
-    def remove(path: str) -> None:
-        with suppress(FileNotFoundError):
-            io.delete(path)
-
-    at_once(remove, paths)
+    at_once(io.delete, paths)

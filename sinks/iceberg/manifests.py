@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
 from typing import Final
 from uuid import uuid4
 
@@ -176,8 +175,7 @@ class Manifests:
     def discard(self) -> None:
         """Remove what was written for a commit that didn't land."""
         for path in self.written:
-            with suppress(FileNotFoundError):  # the one that failed
-                self._io.delete(path)
+            self._io.delete(path)  # the one that failed may not be there
 
     def _write(self, content: ManifestContent, spec_id: int, entries: list[Entry]) -> ManifestFile:
         spec: PartitionSpec = self._metadata.specs()[spec_id]

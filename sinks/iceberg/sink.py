@@ -322,7 +322,7 @@ class IcebergSink(Sink):
         changes = [change for change in batch.changes if change.rows.num_rows]
         if changes:
             owner = min(change.tp for change in changes)
-            files = [rows.file for rows in staging.data_files(owner, union_changelog(changes))]
+            files = [rows.file for rows in staging.data_files({owner: union_changelog(changes)})[owner]]
         return Staged(batch, metadata.current_schema_id, files, None)
 
     def _catch_up(self, table: Table, state: SinkState, batch: Batch) -> bool:

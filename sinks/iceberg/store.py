@@ -1,17 +1,33 @@
-"""Reading Parquet files from the store with few requests."""
+"""The store of a table's files, read and written with few requests."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.io import FileIO
-from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY
+from pyarrow.fs import FileSystem
+from pyiceberg.io import FileIO, InputFile, OutputFile
+from pyiceberg.io.pyarrow import PYARROW_PARQUET_FIELD_ID_KEY, PyArrowFileIO
 
 WHOLE_BYTES = 8 << 20
 """Files up to this size are read in one request."""
+
+
+class StoreFiles(PyArrowFileIO):
+    """PyIceberg's files by Arrow, as a writer of many small ones needs them."""
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        """Delete a file, or find it gone: of old metadata, PyIceberg and a REST catalog both remove it."""
+        with suppress(FileNotFoundError):
+            super().delete(location)
+
+    def _initialize_s3_fs(self, netloc: str | None) -> FileSystem:
+        # Arrow opens every file in S3 as an upload in parts, three requests; with this option a small one is put in one
+        make, (options,) = super()._initialize_s3_fs(netloc).__reduce__()
+        return make({**options, "allow_delayed_open": True})
 
 
 def open_parquet(io: FileIO, path: str, **options: Any) -> pq.ParquetFile:

@@ -122,7 +122,7 @@ def stage(
     tidied = Tidied()
     for tp, files in step.data:
         rows = merged(_live_rows(table, live, files, counted=counted), order)
-        for staged in staging.data_files(tp, rows) if rows else ():
+        for staged in staging.data_files({tp: rows})[tp] if rows else ():
             tidied.files.append(staged.file)
             tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(order))))
         del rows  # before the next group is read

@@ -14,6 +14,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from config.errors import PipelineStopped
+from sinks.at_once import at_once
 from sinks.base import Batch
 from sinks.changed_rows import by_file, by_partition, rows_of
 from sinks.iceberg.deletes import DeletedRows
@@ -107,9 +108,11 @@ class Upserts:
             return RowDelta([], [], ())
         reduced = reduce(batch, partial(self._current, table))
         key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
+        changed = list(by_partition(reduced, batch))
+        staged = staging.data_files({tp: upserts for tp, upserts, _ in changed if upserts.num_rows})
         parts: list[PartitionDelta] = []
         stale: dict[tuple[int, str], list[tuple[TopicPartition, LiveFile, npt.NDArray[np.uint32]]]] = defaultdict(list)
-        for tp, upserts, deletes in by_partition(reduced, batch):
+        for tp, upserts, deletes in changed:
             index = self._partitions[tp]
             keys = pa.concat_tables([upserts.select(list(key)), deletes.select(list(key))])
             replaced = {}
@@ -117,15 +120,15 @@ class Upserts:
                 file = self._live_file(index.files[file_id].path, tp)
                 stale[file.group].append((tp, file, rows))
                 replaced[file_id] = len(rows)
-            staged = list(staging.data_files(tp, upserts)) if upserts.num_rows else []
             removed = deletes.select(list(key)) if deletes.num_rows else None
-            parts.append(PartitionDelta(tp, staged, removed, replaced))
-        delete_files = []
-        for group in stale.values():
+            parts.append(PartitionDelta(tp, staged.get(tp, []), removed, replaced))
+
+        def delete_file(group: list[tuple[TopicPartition, LiveFile, npt.NDArray[np.uint32]]]) -> DataFile:
             owner, place = min(tp for tp, _, _ in group), group[0][1]
             deleted = DeletedRows.of((file.path, rows) for _, file, rows in group)
-            delete_files.append(staging.position_deletes(owner, deleted, place.spec_id, place.partition))
-        return RowDelta(parts, delete_files, key, reduced.truncated)
+            return staging.position_deletes(owner, deleted, place.spec_id, place.partition)
+
+        return RowDelta(parts, at_once(delete_file, stale.values()), key, reduced.truncated)
 
     def _current(self, table: Table, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
         """The table's rows with the keys of these: those columns and the key. Reads them whole from the rows' files."""
