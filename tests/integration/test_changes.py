@@ -163,7 +163,9 @@ def equal_but_for_keyless(run: Run) -> None:
     wrong = [verdict for verdict in told if verdict.comparison is None or not verdict.comparison.equal]
     assert not wrong, [(v.sink_id, v.table, v.unclear, v.comparison and v.comparison.examples[:2]) for v in wrong]
     untold = [verdict for verdict in report.verdicts if verdict.table == "public.keyless"]
-    assert {verdict.unclear for verdict in untold} == {"the source table has no primary key to compare rows by"}
+    assert {verdict.unclear for verdict in untold} == {
+        "the source table has no primary key to compare rows by; source.key_columns can name one"
+    }
 
 
 def logs_tell_what_happened(run: Run, sink: str) -> None:
