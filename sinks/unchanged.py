@@ -90,7 +90,9 @@ def without(batch: Batch, records: Collection[tuple[str, int, int]]) -> Batch:
     changes = []
     for change in batch.changes:
         kept = pc.invert(pc.is_in(change.rows.column(CDC_OFFSET), pa.array(gone[change.tp], pa.int64())))
-        changes.append(replace(change, rows=change.rows.filter(kept)))
+        rows = change.rows.filter(kept)
+        if rows.num_rows:  # an empty change would still ask for its schema
+            changes.append(replace(change, rows=rows))
     return replace(batch, changes=changes)
 
 
