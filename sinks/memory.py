@@ -23,7 +23,6 @@ from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, reduce, union_changelog
 from sinks.schema_changes import Before, Format
-from sinks.schema_news import SchemaNews
 from sinks.widening import holds
 from sources.changes import CDC_FIELDS, TopicPartition
 
@@ -85,7 +84,6 @@ class MemorySink(Sink):
     ) -> None:
         self.target = target
         self._policies = schema_evolution or SchemaEvolution()
-        self._news = SchemaNews(target.name)
         self.write_mode = write_mode
         self.store = store or MemoryStore()
         self._table_id: str | None = None
@@ -105,11 +103,9 @@ class MemorySink(Sink):
             if not todo.ranges:
                 return self._receipt(batch, state, None, 0)
             check_partition_counts(self.target.name, state.partition_counts, todo, keyed=self.write_mode == "upsert")
-            plan = self._evolve(state, todo)
-            new = self._next(state, plan.applied(todo), plan)
+            new = self._next(state, todo)
             if self.store.swap(found, new):
                 self._table_id = new.table_id
-                self._news.tell(plan)
                 return self._receipt(batch, new, new.version, todo.num_rows)
 
     def tidy(self, *, hurried: bool = False) -> None:
@@ -141,7 +137,9 @@ class MemorySink(Sink):
         )
         return evolve(before, todo.changes, self._policies, Format(widens=lambda was, now: holds(now, was)))
 
-    def _next(self, state: TableState, todo: Batch, plan: Evolution) -> TableState:
+    def _next(self, state: TableState, todo: Batch) -> TableState:
+        plan = self._evolve(state, todo)
+        todo = plan.applied(todo)
         first = next((change.schema.key for change in todo.keyed), ())
         return replace(
             state,

@@ -70,7 +70,7 @@ class Staging:
         self._io = io
         self._locations = load_location_provider(metadata.location, metadata.properties)
         self._schema = metadata.schema()
-        self._arrow = file_schema(self._schema)
+        self._arrow = _file_schema(self._schema)
         self._statistics = compute_statistics_plan(self._schema, metadata.properties)
         self._paths = parquet_path_to_id_mapping(self._schema)
 
@@ -173,7 +173,7 @@ class Staging:
         return file
 
 
-def file_schema(schema: Schema) -> pa.Schema:
+def _file_schema(schema: Schema) -> pa.Schema:
     """The Arrow schema of data files, with field ids; text and bytes with 32-bit offsets, as they arrive."""
     small = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
     fields = schema_to_pyarrow(schema, include_field_ids=True)

@@ -18,7 +18,7 @@ from sinks.at_once import at_once
 from sinks.base import Batch
 from sinks.changed_rows import by_file, by_partition, rows_of
 from sinks.iceberg.deletes import DeletedRows
-from sinks.iceberg.files import StagedRows, Staging, file_schema
+from sinks.iceberg.files import StagedRows, Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import deleted_positions, rebuild_index
 from sinks.iceberg.state import SinkState
@@ -141,12 +141,7 @@ class Upserts:
             for file_id, positions in by_file(index.look_up(keys)) if keys.num_rows else ():
                 with open_parquet(table.io, index.files[file_id].path) as parquet:
                     found.append(columns_by_id(parquet, names).take(pa.array(positions)))
-        if not found:
-            return pa.table({})
-        # a file from before a column was widened has its old type
-        widest = file_schema(table.schema())
-        rows = pa.concat_tables(found, promote_options="permissive")
-        return rows.cast(pa.schema([widest.field(name).with_nullable(True) for name in rows.column_names]))
+        return pa.concat_tables(found, promote_options="permissive") if found else pa.table({})
 
     def due(self, partitions: Collection[TopicPartition], when: Patience | Compaction) -> Step | None:
         """What there is to tidy in the files of these partitions."""

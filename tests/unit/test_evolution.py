@@ -261,7 +261,7 @@ def test_key_of_another_type_is_another_key_where_partitions_could_mix(partition
         with pytest.raises(UnsupportedChange):
             plan(wide, columns=narrow_id, key=("id",), form=WIDENING, partitions=partitions, policies="lenient")
         return
-    with pytest.raises(UnsupportedChange, match="id is int32 in the table and int64 in the records.*new snapshot"):
+    with pytest.raises(UnsupportedChange, match=r"id is int32 in the table and int64 in the records.*new snapshot"):
         plan(wide, columns=narrow_id, key=("id",), form=WIDENING, partitions=partitions)
 
 
