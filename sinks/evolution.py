@@ -106,10 +106,18 @@ class _Planner:
         self._ids = dict(before.highest)
         self._told: list[Told] = []
         self._targets: list[Targets] = []
+        self._alike: dict[tuple[str, int], Targets] = {}
         self._refused: dict[tuple[str, int, int], str] = {}
 
     def take(self, change: ChangeBatch) -> None:
-        """Find what the change's schema asks for, and do as the policies say."""
+        """Find what the change's schema asks for, and do as the policies say.
+
+        Most changes of a batch share one schema, which is then looked at once.
+        """
+        alike = change.topic, id(change.schema)
+        if alike in self._alike:
+            self._targets.append(self._alike[alike])
+            return
         columns = {field.name: self._stored(change, field) for field in change.schema.columns}
         if self._had and change.topic not in self._ids:
             self._check_fits(change, columns)
@@ -133,7 +141,12 @@ class _Planner:
         self._targets.append({name: self._target(name, kind, targets) for name, kind in columns.items()})
         self._told += told
         seen = JSON_SEEN if change.schema.id is None else change.schema.id
-        self._ids[change.topic] = max(seen, self._ids.get(change.topic, seen))
+        highest = max(seen, self._ids.get(change.topic, seen))
+        if told or self._ids.get(change.topic) != highest:
+            self._alike.clear()
+        self._ids[change.topic] = highest
+        if change.schema.key or not self._before.key:  # whether a change without key fits depends on its rows
+            self._alike[alike] = self._targets[-1]
 
     def plan(self, changes: Sequence[ChangeBatch]) -> Evolution:
         """What all changes together ask for."""
@@ -160,15 +173,22 @@ class _Planner:
         for change, targets in zip(changes, self._targets, strict=True):
             for source in change.schema.columns:
                 types.setdefault(targets[source.name], set()).add(source.type)
+        known: dict[tuple[int, int], Places] = {}
         for change, targets in zip(changes, self._targets, strict=True):
-            places: dict[str, Place] = {}
-            for source in change.schema.columns:
-                to = targets[source.name]
-                if to is None:
-                    places[source.name] = Place(None, source.type)
-                elif to != source.name or len(types[to]) > 1 or self._form.stored(source.type) != self._now[to]:
-                    places[source.name] = Place(to, self._now[to])
-            yield places
+            alike = id(change.schema), id(targets)
+            if alike not in known:
+                known[alike] = self._places_of(change, targets, types)
+            yield known[alike]
+
+    def _places_of(self, change: ChangeBatch, targets: Targets, types: Mapping[str | None, set[pa.DataType]]) -> Places:
+        places: dict[str, Place] = {}
+        for source in change.schema.columns:
+            to = targets[source.name]
+            if to is None:
+                places[source.name] = Place(None, source.type)
+            elif to != source.name or len(types[to]) > 1 or self._form.stored(source.type) != self._now[to]:
+                places[source.name] = Place(to, self._now[to])
+        return places
 
     # -- what is found
 
