@@ -169,16 +169,14 @@ class _Planner:
 
     def _places(self, changes: Sequence[ChangeBatch]) -> Iterator[Places]:
         """A column is also cast where the batch's other changes bring another type into the same one."""
+        alike = [(id(change.schema), id(targets)) for change, targets in zip(changes, self._targets, strict=True)]
+        first = {key: (changes[n], self._targets[n]) for n, key in enumerate(alike)}
         types: dict[str | None, set[pa.DataType]] = {}
-        for change, targets in zip(changes, self._targets, strict=True):
+        for change, targets in first.values():
             for source in change.schema.columns:
                 types.setdefault(targets[source.name], set()).add(source.type)
-        known: dict[tuple[int, int], Places] = {}
-        for change, targets in zip(changes, self._targets, strict=True):
-            alike = id(change.schema), id(targets)
-            if alike not in known:
-                known[alike] = self._places_of(change, targets, types)
-            yield known[alike]
+        known = {key: self._places_of(change, targets, types) for key, (change, targets) in first.items()}
+        return (known[key] for key in alike)
 
     def _places_of(self, change: ChangeBatch, targets: Targets, types: Mapping[str | None, set[pa.DataType]]) -> Places:
         places: dict[str, Place] = {}
