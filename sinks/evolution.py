@@ -234,7 +234,8 @@ class _Planner:
     def _stays_key(self, change: ChangeBatch, finding: Finding) -> bool:
         """A key of another type is other bytes, which Kafka's partitioner puts elsewhere: with several partitions
         nobody knows which of a key's changes came first. And a column beside the old one is no key."""
-        in_place = finding.kind == "narrow" or (finding.kind == "widen" and self._widens(finding))
+        widens = finding.kind == "widen" and self._policies.widen == "evolve" and self._widens(finding)
+        in_place = finding.kind == "narrow" or widens
         return self._before.partitions.get(change.topic) == 1 and in_place
 
     def _gone(self, change: ChangeBatch, *, new: bool) -> dict[str, pa.DataType]:
@@ -262,8 +263,6 @@ class _Planner:
         kind, policy = item.finding.kind, item.policy
         if kind == "widen" and policy == "evolve":
             return not self._widens(item.finding)
-        if kind == "widen" and policy == "lenient":
-            return item.finding.column in self._before.key
         return policy == "stop" or (policy == "freeze" and kind in ("type", "nullability"))
 
     def _widens(self, finding: Finding) -> bool:

@@ -51,7 +51,7 @@ class SchemaRegistry:
         self._retrying = AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
             stop=stop_after_attempt(config.max_retries + 1),
-            wait=wait or wait_exponential_jitter(initial=0.2, max=5.0),
+            wait=wait or wait_exponential_jitter(multiplier=0.2, max=5.0),
             reraise=True,
         )
 
