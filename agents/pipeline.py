@@ -42,11 +42,12 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class SinkTable:
-    """A sink bound to one of its tables, with its policies."""
+    """A sink bound to one of its tables, with its policies. `sets_aside`: it may refuse records for their schema."""
 
     sink: Sink
     flush: FlushPolicy
     retry: RetryConfig
+    sets_aside: bool = False
 
 
 class Pipeline:
@@ -98,6 +99,7 @@ class Pipeline:
                 partition_count=partition_count,
                 batch_bytes=budget // 2,
                 pressed=self._pressed,
+                sets_aside=table.sets_aside,
             )
             for topic in table.sink.target.topics:
                 self.writers[topic, table.sink.target.sink_id] = writer

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import structlog
 
-from config.errors import BadRecord, ConfigurationError, OffsetGap, Unavailable, ValuesUnknown
+from config.errors import BadRecord, ConfigurationError, OffsetGap, RecordsRefused, Unavailable
 from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
 from sinks.unchanged import without
@@ -51,8 +51,8 @@ class FlushPolicy:
 @dataclass(frozen=True)
 class Buffered:
     """A chunk's changes that wait for a commit: the offsets that they cover, the broker timestamp (milliseconds) of
-    the chunk's last record, its raw size in bytes, and when it arrived (monotonic seconds); the chunk itself if values
-    are missing, as the sink may find that it can't apply some of its records."""
+    the chunk's last record, its raw size in bytes, and when it arrived (monotonic seconds); the chunk itself if the
+    sink may find that it can't apply some of its records."""
 
     tp: TopicPartition
     span: OffsetRange
@@ -84,7 +84,8 @@ class TableWriter:
     the sink can't apply; `on_error` is told of each retry, `on_failure` once, with what ends this writer. `pressed`
     says whether what is buffered takes too much memory; `buffered_bytes` is this writer's part: the raw bytes of the
     chunks that wait for the next commit. One commit takes chunks of at most `batch_bytes` raw bytes (or one chunk):
-    what a sink needs to write it is bounded, too."""
+    what a sink needs to write it is bounded, too. `sets_aside`: the sink may refuse any record for its schema, so
+    chunks are kept until they are written (otherwise those alone that lack values)."""
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class TableWriter:
         partition_count: Callable[[str], int | None],
         batch_bytes: int,
         pressed: Callable[[], bool] = lambda: False,
+        sets_aside: bool = False,
     ) -> None:
         self.sink = sink
         self.policy = policy
@@ -110,6 +112,7 @@ class TableWriter:
         self._partition_count = partition_count
         self._batch_bytes = batch_bytes
         self._pressed = pressed
+        self._sets_aside = sets_aside
         self._paused_until = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"writer-{sink.target.sink_id}")
         self._epoch = 0
@@ -181,7 +184,7 @@ class TableWriter:
             )
         changes = [c if c.first >= wanted else c.after_offset(wanted) for c in decoded.changes if c.next > wanted]
         last = int(chunk.timestamps[-1]) if len(chunk) else None
-        kept = chunk if any(change.lacks_values for change in changes) else None
+        kept = chunk if self._sets_aside or any(change.lacks_values for change in changes) else None
         buffered = Buffered(tp, OffsetRange(wanted, chunk.next), changes, last, chunk.nbytes, monotonic(), kept)
         self._buffer.append(buffered)
         self.buffered_rows += buffered.rows
@@ -221,7 +224,8 @@ class TableWriter:
         while True:
             try:
                 receipt: Receipt | None = await self._persist(partial(self.sink.write, batch), "write", epoch)
-            except ValuesUnknown as error:
+            except RecordsRefused as error:
+                left = len(error.records)
                 for chunk in chunks:
                     rejected = [
                         Rejected(int(np.searchsorted(chunk.offsets, offset)), BadRecord(reason))
@@ -229,7 +233,10 @@ class TableWriter:
                         if chunk.tp == (topic, partition) and chunk.first <= offset < chunk.next
                     ]
                     if rejected:
+                        left -= len(rejected)
                         await self._on_rejected(self, chunk, rejected)
+                if left:
+                    raise  # what isn't set aside mustn't be left out
                 batch = without(batch, error.records.keys())
             else:
                 return receipt, batch
@@ -261,8 +268,8 @@ class TableWriter:
                 continue
 
     def _take(self) -> tuple[dict[TopicPartition, int], Batch, list[Chunk]]:
-        """The oldest chunks as a batch, with the timestamp of each partition's last record, and the chunks that lack
-        values."""
+        """The oldest chunks as a batch, with the timestamp of each partition's last record, and the chunks that were
+        kept."""
         ranges: dict[TopicPartition, OffsetRange] = {}
         changes: list[ChangeBatch] = []
         timestamps: dict[TopicPartition, int] = {}

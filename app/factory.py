@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.ingest import register_ingest_agents
 from agents.pipeline import Pipeline, SinkTable
+from agents.schema import AGENT_NAME as SCHEMAS_AGENT
+from agents.schema import SchemaWatch, register_schema_agent, subjects_of
 from agents.watermarks import AGENT_NAME, register_watermarks_agent
 from agents.writer import FlushPolicy
 from app.application import LakewardApp
@@ -19,6 +22,8 @@ from sources.debezium.decoding import learn_types, new_decoder
 from sources.kafka.assignor import even_assignor
 from sources.kafka.security import client_arguments, faust_credentials
 from sources.registry import transport_for
+from sources.schema_registry import SchemaRegistry
+from tables.schema_versions import define_schema_versions
 from tables.sink_watermarks import define_sink_watermarks
 
 MAX_PARTITION_FETCH_BYTES = 2 << 20
@@ -46,6 +51,7 @@ def create_app(settings: Settings) -> LakewardApp:
                 plan.create(folder),
                 FlushPolicy(plan.batch_size, plan.flush_interval_seconds),
                 plan.sink_config.retry or platform.retry,
+                plan.settings.schema_evolution.sets_aside,
             )
             for plan in plans
         ]
@@ -73,12 +79,32 @@ def create_app(settings: Settings) -> LakewardApp:
         **_faust_settings(settings, topics, worker_root),
     )
     announce = register_watermarks_agent(app, define_sink_watermarks(app))
+    versions = define_schema_versions(app)
     names = register_ingest_agents(app, feeds, app.running_pipeline)
     app.expected_agents = (*names, AGENT_NAME)
+    if platform.connector.converter.startswith("avro"):  # JSON carries its schema, or none
+        _register_schemas(app, versions, settings, sorted(topics))
     app.on_partitions_revoked.connect(_revoked)
     app.task(app.log_missing_topics)
     register_pages(app, settings)
     return app
+
+
+def _register_schemas(app: LakewardApp, table: Any, settings: Settings, topics: Sequence[str]) -> None:
+    platform = settings.platform
+    registry = platform.kafka.schema_registry
+
+    def new_watch(versions: Any) -> SchemaWatch:
+        return SchemaWatch(
+            SchemaRegistry(registry),
+            versions,
+            subjects_of(topics),
+            mode=registry.compatibility_mode,
+            stop=platform.stop_on_incompatible_schema,
+        )
+
+    register_schema_agent(app, table, new_watch, app.running_pipeline, platform.schema_monitor_interval_seconds)
+    app.expected_agents = (*app.expected_agents, SCHEMAS_AGENT)
 
 
 async def _revoked(app: LakewardApp, revoked: Any, **_: Any) -> None:

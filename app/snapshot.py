@@ -111,6 +111,25 @@ class TopicView:
 
 
 @dataclass(frozen=True)
+class VersionView:
+    """A version of a schema: when a worker met it, and what the registry said of it (None: it was there before)."""
+
+    version: int
+    schema_id: int
+    seen_at: datetime
+    compatible: bool | None
+
+
+@dataclass(frozen=True)
+class SubjectView:
+    """The versions that the registry has of a topic's keys or values, the newest first."""
+
+    topic: str
+    part: Literal["key", "value"]
+    versions: tuple[VersionView, ...]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All of it, at one moment."""
 
@@ -123,4 +142,5 @@ class Snapshot:
     sinks: tuple[SinkView, ...]
     partitions: tuple[PartitionView, ...]
     topics: tuple[TopicView, ...]
+    schemas: tuple[SubjectView, ...]
     log_ends_error: str | None

@@ -1,7 +1,8 @@
 """What a worker shows of itself and of its group: the data behind the stats page, `/readyz` and `/metrics`.
 
-Put together for each request, from the running pipeline's counters and ledger (this worker's partitions), the table
-`sink_watermarks` (everybody's) and the ends of the log. Nothing here is secret; nothing is decided from it.
+Put together for each request, from the running pipeline's counters and ledger (this worker's partitions), the tables
+`sink_watermarks` and `schema_versions` (everybody's) and the ends of the log. Nothing here is secret; nothing is
+decided from it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from agents.pipeline import Pipeline
 from agents.stats import PipelineStats, SinkProgress
@@ -21,11 +22,14 @@ from app.snapshot import (
     SinkView,
     Snapshot,
     StateView,
+    SubjectView,
     TopicView,
     TotalsView,
+    VersionView,
     WorkerView,
 )
 from sources.changes import TopicPartition
+from tables.schema_versions import parsed
 from tables.sink_watermarks import parse_watermark_key
 
 ATTEMPT_SECONDS = 60.0
@@ -53,6 +57,7 @@ class Situation:
     feeds: tuple[Feed, ...]
     bytes_budget: int
     watermarks: Mapping[str, Mapping[str, Any]]
+    schema_versions: Mapping[str, Mapping[str, Any]]
     log_ends: Mapping[TopicPartition, int]
     log_ends_error: str | None
     rebalancing: bool
@@ -95,6 +100,7 @@ def assemble(
         sinks,
         partitions,
         topics,
+        tuple(_schemas(situation)),
         redact(situation.log_ends_error) if situation.log_ends_error else None,
     )
 
@@ -209,6 +215,19 @@ def _topics(stats: PipelineStats, situation: Situation, mine: frozenset[TopicPar
             counters.fallback if counters else 0,
             dict(counters.skipped) if counters else {},
         )
+
+
+def _schemas(situation: Situation) -> Iterable[SubjectView]:
+    parts: tuple[Literal["value", "key"], ...] = ("value", "key")
+    for topic in dict.fromkeys(feed.topic for feed in situation.feeds):
+        for part in parts:
+            seen = parsed(situation.schema_versions.get(f"{topic}-{part}"))
+            if seen:
+                versions = [
+                    VersionView(v.version, v.schema_id, datetime.fromisoformat(v.seen_at), v.compatible)
+                    for v in reversed(seen)
+                ]
+                yield SubjectView(topic, part, tuple(versions))
 
 
 def _state(

@@ -6,7 +6,9 @@
     ├── BadRecord               set the record aside: dead letter, the rest of the chunk goes on
     └── PipelineStopped         stop: going on would lose or invent data
         ├── UnsupportedChange   a type, an operation or a schema change that this version can't carry losslessly
-        ├── ValuesUnknown       changes lack values that the destination doesn't have either: dead letters, or stop
+        ├── RecordsRefused      some records can't be applied by this sink: dead letters, or stop
+        │   ├── ValuesUnknown   they lack values that the destination doesn't have either
+        │   └── SchemaRefused   they have a schema that the sink's `schema_evolution` sets aside
         ├── OffsetGap           records between the destination's offset and the batch are missing
         ├── OffsetBeyondLog     the destination is ahead of the log: the topic was created anew
         ├── DestinationChanged  the table was replaced, or lost its offsets, while it was being written
@@ -52,15 +54,24 @@ class UnsupportedChange(PipelineStopped):
     """A column type, an operation or a schema change that can't be carried without loss."""
 
 
-class ValuesUnknown(PipelineStopped):
-    """Changes lack values that the source didn't send and that the destination doesn't have.
+class RecordsRefused(PipelineStopped):
+    """A sink can't apply some records, and nothing of their batch was written.
 
-    `records`: by (topic, partition, offset) what is missing. Where there is a dead-letter topic they go there.
+    `records`: by (topic, partition, offset) why. Where there is a dead-letter topic they go there, and the rest of the
+    batch is written.
     """
 
     def __init__(self, records: Mapping[tuple[str, int, int], str]) -> None:
         super().__init__(next(iter(records.values())))
         self.records = records
+
+
+class ValuesUnknown(RecordsRefused):
+    """Changes lack values that the source didn't send and that the destination doesn't have."""
+
+
+class SchemaRefused(RecordsRefused):
+    """Changes have a schema that isn't the table's, and the sink's policy for that kind of change is `quarantine`."""
 
 
 class OffsetGap(PipelineStopped):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
+from config.evolution import SchemaEvolution
 from config.model import HttpUrl, Model, StringMap
 from config.partitioning import PartitionField, parse_partition_field, parse_partition_fields
 from config.templates import check_template, resolve_template
@@ -96,6 +97,8 @@ class IcebergConfig(Model):
     """Create missing tables (and their namespace)."""
     partition_by: tuple[PartitionText, ...] = ()
     """Columns or transforms: `day(ts)`, `month(ts)`, `year(ts)`, `hour(ts)`, `bucket(16, id)`, `truncate(4, name)`."""
+    schema_evolution: SchemaEvolution = SchemaEvolution()
+    """What becomes of the table when its source's schema changes: a word for all kinds of change, or one for each."""
     s3_endpoint: HttpUrl | None = None
     """Address of an S3-compatible store; unset: Amazon's."""
     s3_access_key_id: str | None = Field(default=None, repr=False)
@@ -174,6 +177,8 @@ class DeltaConfig(Model):
     """Record row-level changes, for readers of the change data feed."""
     partition_by: tuple[PartitionColumn, ...] = ()
     """Columns (Delta has no transforms)."""
+    schema_evolution: SchemaEvolution = SchemaEvolution()
+    """What becomes of the table when its source's schema changes: a word for all kinds of change, or one for each."""
     table_properties: StringMap = Field(default={})
     """Properties of tables that are created, such as `delta.logRetentionDuration` (Lakeward's default: a day)."""
     storage_options: StringMap = Field(default={}, repr=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator, model_validator
 
 from config.model import HttpUrl, Model, Problem, StringMap, TopicPart, refuse
+from config.registry import CompatibilityMode, SchemaRegistryConfig
 
 Converter = Literal["avro-confluent", "avro-apicurio", "json-schema", "json"]
 
@@ -32,6 +33,9 @@ class KafkaConfig(Model):
     """User of the registry's basic authentication."""
     schema_registry_password: SecretStr | None = None
     """Password of the registry's basic authentication."""
+    schema_registry_compatibility_mode: CompatibilityMode | None = None
+    """The compatibility mode that the registry is to enforce for the captured tables' subjects: a version that breaks
+    it is refused, and the connector's task fails until it is settled. Unset: the registry's own."""
     group_id: TopicPart = "cdc-platform"
     """First part of the consumer group's name, `{group_id}-{pipeline_id}`."""
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
@@ -62,6 +66,16 @@ class KafkaConfig(Model):
     """File with the key of the client's certificate."""
     ssl_password: SecretStr | None = None
     """Password of `ssl_keyfile`."""
+
+    @property
+    def schema_registry(self) -> SchemaRegistryConfig:
+        """The registry and how it is reached."""
+        return SchemaRegistryConfig(
+            url=self.schema_registry_url,
+            compatibility_mode=self.schema_registry_compatibility_mode,
+            username=self.schema_registry_username,
+            password=self.schema_registry_password,
+        )
 
     @model_validator(mode="after")
     def _fits_together(self) -> KafkaConfig:

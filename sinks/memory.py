@@ -18,9 +18,12 @@ import polars as pl
 import pyarrow as pa
 
 from config.errors import DestinationChanged
+from config.evolution import SchemaEvolution
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, reduce, union_changelog
+from sinks.schema_changes import Before, Format
+from sinks.widening import holds
 from sources.changes import CDC_FIELDS, TopicPartition
 
 WriteMode = Literal["append", "upsert"]
@@ -36,6 +39,7 @@ class TableState:
     offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
     partition_counts: Mapping[str, int] = field(default_factory=dict)
     schema_ids: Mapping[str, int] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
 
 
 class MemoryStore:
@@ -71,8 +75,15 @@ class MemoryStore:
 class MemorySink(Sink):
     """A sink that keeps its table, rows and offsets, in a `MemoryStore`."""
 
-    def __init__(self, target: Target, write_mode: WriteMode, store: MemoryStore | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        write_mode: WriteMode,
+        store: MemoryStore | None = None,
+        schema_evolution: SchemaEvolution | None = None,
+    ) -> None:
         self.target = target
+        self._policies = schema_evolution or SchemaEvolution()
         self.write_mode = write_mode
         self.store = store or MemoryStore()
         self._table_id: str | None = None
@@ -114,22 +125,30 @@ class MemorySink(Sink):
             self._table_id = state.table_id
         return state
 
-    def _next(self, state: TableState, todo: Batch) -> TableState:
-        plan = evolve(
+    def _evolve(self, state: TableState, todo: Batch) -> Evolution:
+        before = Before(
             self.target.name,
             state.rows.schema,
             state.schema_ids,
-            todo.changes,
             shared=len(self.target.topics) > 1,
             log=self.write_mode == "append",
+            key=state.key,
+            partitions={**state.partition_counts, **todo.partition_counts},
         )
+        return evolve(before, todo.changes, self._policies, Format(widens=lambda was, now: holds(now, was)))
+
+    def _next(self, state: TableState, todo: Batch) -> TableState:
+        plan = self._evolve(state, todo)
+        todo = plan.applied(todo)
+        first = next((change.schema.key for change in todo.keyed), ())
         return replace(
             state,
             version=state.version + 1,
-            rows=self._apply(_with_columns(state.rows, plan), todo),
+            rows=self._apply(_evolved(state.rows, plan), todo),
             offsets={**state.offsets, **{tp: span.next for tp, span in todo.ranges.items()}},
             partition_counts={**state.partition_counts, **todo.partition_counts},
             schema_ids={**state.schema_ids, **plan.schema_ids},
+            key=state.key or (first if self.write_mode == "upsert" else ()),
         )
 
     def _apply(self, rows: pa.Table, todo: Batch) -> pa.Table:
@@ -150,8 +169,11 @@ class MemorySink(Sink):
         return Receipt(next_offsets, version, datetime.now(UTC), rows)
 
 
-def _with_columns(rows: pa.Table, plan: Evolution) -> pa.Table:
-    """`rows` with the plan's columns added, source columns before the `CDC_FIELDS`."""
+def _evolved(rows: pa.Table, plan: Evolution) -> pa.Table:
+    """`rows` with the plan's columns widened and added, source columns before the `CDC_FIELDS`."""
+    for column in plan.widen:
+        at = rows.column_names.index(column.name)
+        rows = rows.set_column(at, column, rows.column(at).cast(column.type))
     split = rows.num_columns - len(CDC_FIELDS)
     for at, column in enumerate(plan.add, split):
         rows = rows.add_column(at, column, pa.nulls(rows.num_rows, column.type))

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from config.errors import ValuesUnknown
 from sinks.base import Batch
+from sinks.widening import holds
 from sources.changes import CDC_OFFSET, CDC_OP, CDC_PARTITION, CDC_TOPIC, CDC_UNCHANGED, UNCHANGED_FIELD, TopicPartition
 
 Rows = npt.NDArray[np.int64]
@@ -74,8 +75,9 @@ def from_table(rows: pa.Table, deleted: Mask, key: Sequence[str], log: pa.Table,
         if column not in found.column_names:
             continue  # the destination doesn't have it yet: null
         mine = named.list.contains(pl.lit(column)).fill_null(False).to_numpy()[open_rows]
-        values = found.column(column)
-        both = pa.chunked_array([*rows.column(column).cast(values.type).chunks, *values.chunks], values.type)
+        kind = _wider(rows.column(column).type, found.column(column).type)
+        parts = [*rows.column(column).cast(kind).chunks, *found.column(column).cast(kind).chunks]
+        both = pa.chunked_array(parts, kind)
         source = np.arange(rows.num_rows)
         source[open_rows[mine]] = rows.num_rows + at[mine]
         rows = rows.set_column(rows.column_names.index(column), column, both.take(pa.array(source)))
@@ -90,7 +92,9 @@ def without(batch: Batch, records: Collection[tuple[str, int, int]]) -> Batch:
     changes = []
     for change in batch.changes:
         kept = pc.invert(pc.is_in(change.rows.column(CDC_OFFSET), pa.array(gone[change.tp], pa.int64())))
-        changes.append(replace(change, rows=change.rows.filter(kept)))
+        rows = change.rows.filter(kept)
+        if rows.num_rows:  # an empty change would still ask for its schema
+            changes.append(replace(change, rows=rows))
     return replace(batch, changes=changes)
 
 
@@ -114,12 +118,21 @@ def _matches(wanted: pa.Table, found: pa.Table, key: Sequence[str]) -> Rows:
     """For each wanted row the number of the found one with its key, -1 if there is none."""
     if not found.num_rows:
         return np.full(wanted.num_rows, -1)
-    shaped = pa.table([wanted.column(name).cast(found.column(name).type) for name in key], list(key))
+    kinds = {name: _wider(wanted.column(name).type, found.column(name).type) for name in key}
+    shaped, there = (
+        pa.table([table.column(name).cast(kind) for name, kind in kinds.items()], list(key))
+        for table in (wanted, found)
+    )
     names = [f"k{n}" for n in range(len(key))]
-    right = _keys(found, key).with_row_index("at").unique(subset=names, keep="last")
+    right = _keys(there, key).with_row_index("at").unique(subset=names, keep="last")
     joined = _keys(shaped, key).join(right, on=names, how="left", maintain_order="left")
     at: Rows = joined["at"].cast(pl.Int64).fill_null(-1).to_numpy()
     return at
+
+
+def _wider(ours: pa.DataType, stored: pa.DataType) -> pa.DataType:
+    """The stored type, unless it is one from before its column was widened."""
+    return ours if holds(ours, stored) else stored
 
 
 def _unknown(missing: pa.Table, key: Sequence[str], log: pa.Table) -> ValuesUnknown:

@@ -220,7 +220,7 @@ class PartitionIndex:
             numbers = [self._new_file(batch, file.path, file.rows, len(file.positions)) for file in group]
             counts = [len(file.positions) for file in group]
             values = _values(np.repeat(numbers, counts), np.concatenate([file.positions for file in group]))
-            encoded, order = self._sorted(pa.concat_tables([file.keys for file in group]))
+            encoded, order = self._sorted(pa.concat_tables([file.keys for file in group], promote_options="permissive"))
             if encoded:
                 runs.append(self._database.write_run(encoded, values[order].tobytes(), self._generation))
             rows += len(encoded)

@@ -340,11 +340,40 @@ function drawTopics(now) {
   });
 }
 
+const verdict = (version) => (version.compatible === null ? "there at first" : version.compatible ? "yes" : "no");
+
+function drawSchemas(now) {
+  const create = (subject) => {
+    const line = make("tr");
+    const name = make("th", "", subject.topic);
+    name.scope = "row";
+    line.append(name);
+    for (let i = 0; i < 6; i++) line.append(make("td"));
+    return line;
+  };
+  byId("schemas-section").hidden = !now.schemas.length;
+  const key = (subject) => `${subject.topic}\n${subject.part}`;
+  each(byId("schemas").tBodies[0], now.schemas, key, create, (line, subject) => {
+    const [newest, ...older] = subject.versions;
+    const before = older.map((v) => `${v.version}${v.compatible === false ? " (not compatible)" : ""}`);
+    const cells = line.querySelectorAll("td");
+    [
+      [subject.part, ""],
+      [count(newest.version), "n"],
+      [String(newest.schema_id), "n"],
+      [ago(newest.seen_at), "n"],
+      [verdict(newest), newest.compatible === false ? "bad" : ""],
+      [before.join(", ") || dash, ""],
+    ].forEach(([value, style], i) => text(cells[i], value, style));
+  });
+}
+
 function draw() {
   drawSummary(last);
   each(byId("sinks"), last.sinks, (sink) => sink.sink_id, createSink, drawSink);
   drawProgress(last);
   drawTopics(last);
+  drawSchemas(last);
 }
 
 // -- asking the worker

@@ -1,4 +1,4 @@
-"""What the pages read from a worker: its pipeline, the table `sink_watermarks`, Faust's state, the log's ends."""
+"""What the pages read from a worker: its pipeline, its Faust tables, Faust's state, the log's ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from config.environment import Settings
 from sinks.factory import plan_tables
 from sources.changes import TopicPartition
 from sources.registry import transport_for
-from tables.sink_watermarks import NAME
+from tables import schema_versions, sink_watermarks
 
 
 class WorkerStats:
@@ -42,7 +42,8 @@ class WorkerStats:
             self._worker_id(),
             self._feeds,
             settings.platform.max_buffered_bytes,
-            self._watermarks(),
+            self._rows(sink_watermarks.NAME),
+            self._rows(schema_versions.NAME),
             self.log_ends.known,
             self.log_ends.error,
             rebalancing=app.rebalancing,
@@ -65,8 +66,8 @@ class WorkerStats:
         folder = self._app.worker_dir
         return f"{folder.path.name if folder else 'worker'}@{socket.gethostname()}:{os.getpid()}"
 
-    def _watermarks(self) -> Mapping[str, Mapping[str, Any]]:
-        table = self._app.tables.get(NAME)
+    def _rows(self, name: str) -> Mapping[str, Mapping[str, Any]]:
+        table = self._app.tables.get(name)
         return dict(table.items()) if table is not None and self._app.pipeline is not None else {}
 
 

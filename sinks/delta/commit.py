@@ -73,10 +73,12 @@ def create(
     )
 
 
-def add_columns(table: DeltaTable, fields: tuple[pa.Field, ...]) -> None:
-    """Add nullable columns, in a commit of their own; a crash after it leaves columns that the rows will fill."""
+def add_columns(table: DeltaTable, fields: tuple[pa.Field, ...], transactions: list[Transaction]) -> None:
+    """Add nullable columns, in a commit of their own; a crash after it leaves columns that the rows will fill.
+    `transactions` tell which schemas they were made of."""
     table.alter.add_columns(
-        list(Schema.from_arrow(pa.schema(fields)).fields), commit_properties=CommitProperties(max_commit_retries=0)
+        list(Schema.from_arrow(pa.schema(fields)).fields),
+        commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
     )
 
 

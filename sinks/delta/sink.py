@@ -17,7 +17,7 @@ import pyarrow as pa
 import structlog
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from config.errors import ConfigurationError, DestinationChanged, Unavailable, UnsupportedChange
+from config.errors import ConfigurationError, DestinationChanged, Unavailable
 from config.pipeline import DeltaConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.delta import commit
@@ -28,6 +28,8 @@ from sinks.delta.turns import Turns
 from sinks.delta.upkeep import Compaction, Upkeep, partition_sizes
 from sinks.evolution import Evolution, evolve
 from sinks.reduce import check_partition_counts, nothing, reduce, union_changelog
+from sinks.schema_changes import Before, Format
+from sinks.schema_news import SchemaNews
 from sources.changes import TopicPartition
 
 log = structlog.get_logger("lakeward.delta")
@@ -48,6 +50,7 @@ class DeltaSink(Sink):
         self._upsert = config.write_mode == "upsert"
         self._table_id: str | None = None
         self._seen: dict[TopicPartition, int] = {}
+        self._news = SchemaNews(target.name)
         self._turns = Turns(target)
         self._upkeep = Upkeep(config, self._options, target)
 
@@ -65,7 +68,7 @@ class DeltaSink(Sink):
     def write(self, batch: Batch) -> Receipt:
         """See Sink.write. A first batch without changes makes no partitioned table, as nothing tells its columns'
         types yet; its offsets hold nothing that a restart would miss."""
-        made: set[pa.Field] = set()
+        made: set[str] = set()
         for _ in range(_ATTEMPTS):
             state = self._ready()
             if state is None and self._upsert and not batch.keyed:
@@ -82,11 +85,13 @@ class DeltaSink(Sink):
                 return self._receipt(offsets, None, 0)
             check_partition_counts(self._uri, state.partition_counts(todo.partition_counts), todo, keyed=self._upsert)
             plan = self._evolve(state, todo, made)
-            missing = tuple(field for field in plan.add if field.name not in state.columns.names)
-            if self._adapt(state, todo, missing):
-                made |= set(missing)
+            todo = plan.applied(todo)
+            if self._adapt(state, todo, plan):
+                self._news.tell(plan)
+                made |= {field.name for field in plan.add}
                 continue
             if self._attempt(state, todo, plan):
+                self._news.tell(plan)
                 offsets |= {tp: span.next for tp, span in todo.ranges.items()}
                 return self._receipt(offsets, state.version, todo.num_rows)
         raise Unavailable(f"Delta table {self._uri}: lost {_ATTEMPTS} commits in a row to other writers")
@@ -147,13 +152,14 @@ class DeltaSink(Sink):
             more=self._config.table_properties,
         )
 
-    def _adapt(self, state: TableState, todo: Batch, missing: tuple[pa.Field, ...]) -> bool:  # noqa: ARG002 - for others
+    def _adapt(self, state: TableState, todo: Batch, plan: Evolution) -> bool:  # noqa: ARG002 - for others
         """Bring the table's metadata to what the batch needs; True if that took a commit, and the table has to be
-        looked at anew."""
+        looked at anew. That commit carries the schema ids: who comes between it and the rows lags behind."""
         assert isinstance(state, LoadedTable)
-        if missing:
-            self._commit(partial(commit.add_columns, state.table, missing))
-        return bool(missing)
+        if plan.add:
+            transactions = schema_transactions(self.target, plan)
+            self._commit(partial(commit.add_columns, state.table, plan.add, transactions))
+        return bool(plan.add)
 
     def _attempt(self, state: TableState, todo: Batch, plan: Evolution) -> bool:
         """Land the batch; False if that has to be tried again, from the freshly loaded table."""
@@ -196,16 +202,9 @@ class DeltaSink(Sink):
         if self._commit(partial(commit.move_offsets, state.table, [turn])):
             self._turns.reserved(turn)
 
-    def _create(self, batch: Batch, made: set[pa.Field]) -> None:
-        plan = evolve(
-            self._uri,
-            pa.schema([]),
-            {},
-            batch.changes,
-            shared=len(self.target.topics) > 1,
-            log=not self._upsert,
-            stored=stored,
-        )
+    def _create(self, batch: Batch, made: set[str]) -> None:
+        before = Before(self._uri, pa.schema([]), {}, shared=len(self.target.topics) > 1, log=not self._upsert)
+        plan = evolve(before, batch.changes, self._config.schema_evolution, Format(stored))
         columns = table_columns(plan.add)
         missing = [name for name in self._partition_by if name not in columns.names]
         if missing:
@@ -214,7 +213,7 @@ class DeltaSink(Sink):
                 f" {', '.join(field.name for field in plan.add)}"
             )
         if self._upsert and batch.changes:
-            reduce(batch, nothing)  # a batch that can't be folded must not leave an empty table behind
+            reduce(plan.applied(batch), nothing)  # a batch that can't be folded must not leave an empty table behind
         try:
             self._make(columns, plan, batch.keyed[0].schema.key if batch.changes and self._upsert else None)
         except DeltaError:
@@ -222,28 +221,23 @@ class DeltaSink(Sink):
             if self._find() is None:
                 raise
         else:
-            made |= set(plan.add)
+            made |= {field.name for field in plan.add}
 
-    def _evolve(self, state: TableState, todo: Batch, made: set[pa.Field]) -> Evolution:
-        """What `todo` asks of the table as it was before this write `made` columns for it: a batch that adds a column
-        has records before it that lack the column, and a second attempt must not take it for a dropped one."""
-        key = json.loads(state.properties.get(KEY_PROPERTY, "null"))
-        for change in todo.keyed:
-            if self._upsert and key is not None and list(change.schema.key) != key:
-                raise UnsupportedChange(
-                    f"table {self._uri}, topic {change.topic} partition {change.partition} from offset {change.first}:"
-                    f" the primary key is {list(change.schema.key)}, but the table is written by {key}. Write into a"
-                    " new table: move this one away and start from a new snapshot"
-                )
-        return evolve(
+    def _evolve(self, state: TableState, todo: Batch, made: set[str]) -> Evolution:
+        """What `todo` asks of the table, of which this write has `made` columns: records before them lack those, and a
+        second attempt must not take them for dropped ones."""
+        topics = {change.topic for change in todo.changes}
+        before = Before(
             self._uri,
-            pa.schema([field for field in state.columns if field not in made]),
-            state.schema_ids({change.topic for change in todo.changes}),
-            todo.changes,
+            state.columns,
+            state.schema_ids(topics),
             shared=len(self.target.topics) > 1,
             log=not self._upsert,
-            stored=stored,
+            key=tuple(json.loads(state.properties.get(KEY_PROPERTY, "[]"))) if self._upsert else (),
+            born=frozenset(made),
+            partitions={**state.partition_counts(topics), **todo.partition_counts},
         )
+        return evolve(before, todo.changes, self._config.schema_evolution, Format(stored))
 
     def _load(self) -> TableState | None:
         """The table as it is now; raises DestinationChanged if it isn't the one that this sink knows."""

@@ -144,11 +144,11 @@ class VectorSink(DeltaSink):
         if not self._log.create([*actions, {"metaData": metadata}, *_txns(transactions)]):
             raise CommitFailedError(f"{self._uri} is there already")
 
-    def _adapt(self, state: TableState, todo: Batch, missing: tuple[pa.Field, ...]) -> bool:
+    def _adapt(self, state: TableState, todo: Batch, plan: Evolution) -> bool:
         """See DeltaSink._adapt: columns, the key of a table that had none yet, and what vectors need."""
         table = _snapshot(state)
         key = next((change.schema.key for change in todo.keyed), None)
-        columns = pa.schema([*table.columns, *(field.with_nullable(True) for field in missing)])
+        columns = pa.schema([*table.columns, *(field.with_nullable(True) for field in plan.add)])
         wanted = dict(table.properties)
         if wanted.get(VECTORS_PROPERTY) != "true":
             wanted[VECTORS_PROPERTY] = "true"
@@ -156,17 +156,18 @@ class VectorSink(DeltaSink):
                 wanted[RETENTION_PROPERTY] = DEFAULTS[RETENTION_PROPERTY]
         if key is not None:
             wanted.setdefault(KEY_PROPERTY, json.dumps(key))
-        if not missing and wanted == table.properties and fits(table.protocol, columns):
+        if not plan.add and wanted == table.properties and fits(table.protocol, columns):
             return False
         metadata = {**table.metadata, "configuration": wanted}
-        if missing:
+        if plan.add:
             metadata["schemaString"] = Schema.from_arrow(columns).to_json()
         actions: list[Action] = [{"metaData": metadata}]
         if not fits(table.protocol, columns):
             actions.append({"protocol": protocol_for(columns, table.protocol)})
-        operation = "ADD COLUMN" if missing else "SET TBLPROPERTIES"
+        actions += _txns(schema_transactions(self.target, plan)) if plan.add else []
+        operation = "ADD COLUMN" if plan.add else "SET TBLPROPERTIES"
         if self._commit(partial(self._put, operation, actions, ALONE)):
-            log.info("delta.table_changed", table=self._uri, added=[field.name for field in missing],
+            log.info("delta.table_changed", table=self._uri, added=[field.name for field in plan.add],
                      reader_features=table.protocol["readerFeatures"])  # fmt: skip
         return True
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
 from pyiceberg.manifest import DataFile, DataFileContent
-from pyiceberg.table import Table, Transaction
+from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
 from pyiceberg.table.snapshots import Operation, Snapshot, SnapshotSummaryCollector, Summary, update_snapshot_summaries
@@ -27,18 +26,9 @@ from pyiceberg.table.update import (
 )
 
 from sinks.base import TableFiles
+from sinks.iceberg.evolved import Evolved
 from sinks.iceberg.history import Expiry
 from sinks.iceberg.manifests import Manifests
-from sinks.iceberg.schema import iceberg_type
-
-
-@dataclass(frozen=True)
-class Evolved:
-    """A table as the next commit will find it: the metadata that files are written for, and what leads there."""
-
-    metadata: TableMetadata
-    updates: tuple[TableUpdate, ...] = ()
-    requirements: tuple[TableRequirement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,24 +48,6 @@ def table_files(table: Table) -> TableFiles | None:
         return None
     counts = [snapshot.summary[f"total-{what}"] for what in ("data-files", "delete-files", "files-size")]
     return TableFiles(*(int(count or 0) for count in counts))
-
-
-def evolved(table: Table, add: Sequence[pa.Field], key: tuple[str, ...]) -> Evolved:
-    """The table with these columns added.
-
-    `key` columns among them become the identifier fields: an upsert table that has had no rows yet gets its key so.
-    """
-    if not add:
-        return Evolved(table.metadata)
-    transaction = Transaction(table)
-    names = {field.name for field in add}
-    first = bool(key) and names.issuperset(key)
-    with transaction.update_schema(allow_incompatible_changes=first) as update:
-        for field in add:
-            update.add_column(field.name, iceberg_type(field.type), required=first and field.name in key)
-        if first:
-            update.set_identifier_fields(*key)
-    return Evolved(transaction.table_metadata, transaction._updates, transaction._requirements)
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,22 @@ from pyiceberg.exceptions import TableAlreadyExistsError
 
 from config.errors import ConfigurationError, UnsupportedChange
 from config.pipeline import IcebergConfig
-from sinks.base import Batch
+from sinks.base import Batch, Target
+from sinks.evolution import JSON_SEEN
 from sinks.iceberg.catalog import create_namespace
 from sinks.iceberg.schema import TABLE_PROPERTIES, new_schema, new_spec
+from sinks.iceberg.state import new_table_entries
 from sources.changes import TableSchema
 
 log = structlog.get_logger("lakeward.iceberg")
 
 
-def create_table(catalog: Catalog, config: IcebergConfig, name: str, batch: Batch, *, keyed: bool) -> None:
-    """Create table `name` for what `batch` brings, unless another worker is faster; `keyed` tables have its key.
+def create_table(catalog: Catalog, config: IcebergConfig, target: Target, batch: Batch, *, keyed: bool) -> None:
+    """Create the target's table for what `batch` brings, unless another worker is faster; `keyed` tables have its key.
 
     Raises ConfigurationError if tables aren't to be created, UnsupportedChange if there is no key where one is needed.
     """
+    name = target.name
     if not config.auto_create_table:
         raise ConfigurationError(f"table {name} doesn't exist and auto_create_table is false")
     changes = batch.keyed if keyed else batch.changes
@@ -37,6 +40,8 @@ def create_table(catalog: Catalog, config: IcebergConfig, name: str, batch: Batc
     create_namespace(catalog, identifier[0])
     try:
         properties = {**TABLE_PROPERTIES, **config.table_properties}
+        if changes:  # a worker with an older schema, which comes between this and the first commit, lags behind
+            properties |= new_table_entries(target, {changes[0].topic: first.id or JSON_SEEN})
         catalog.create_table(identifier, schema, partition_spec=spec, properties=properties)
         log.info("iceberg.table_created", table=name, columns=schema.column_names)
     except TableAlreadyExistsError:

@@ -132,16 +132,5 @@ def check_fits(config: IcebergConfig, table: Table, name: str) -> None:
         )
 
 
-def check_key(table: Table, name: str, key: tuple[str, ...], topic: str) -> None:
-    """Refuse records whose primary key isn't the table's."""
-    identifiers = table.schema().identifier_field_names()
-    if set(key) != set(identifiers):
-        raise UnsupportedChange(
-            f"table {name}: its key is ({', '.join(sorted(identifiers))}), but the records of {topic} have"
-            f" ({', '.join(key) or 'none'}): the source's primary key changed. Write into a new table: rename this one"
-            " and start from a new snapshot"
-        )
-
-
 def _spec_text(spec: PartitionSpec, schema: Schema) -> str:
     return ", ".join(f"{field.transform}({schema.find_column_name(field.source_id)})" for field in spec.fields)

@@ -19,28 +19,30 @@ import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 from pyiceberg.manifest import DataFile
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
 from config.errors import ConfigurationError, DestinationChanged, OffsetGap, Unavailable
 from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
-from sinks.evolution import Evolution, evolve
 from sinks.iceberg import commit
 from sinks.iceberg.append import Appends
 from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
 from sinks.iceberg.commit import FileChange
 from sinks.iceberg.compaction import Compactor
 from sinks.iceberg.creation import create_table
+from sinks.iceberg.evolved import Evolved, evolved, plan
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.manifests import FilesGone
-from sinks.iceberg.schema import check_fits, check_key, source_columns, stored_type
+from sinks.iceberg.schema import check_fits
 from sinks.iceberg.state import SinkState, tidied_key
 from sinks.iceberg.tidy import Step, Tidied
 from sinks.iceberg.upsert import RowDelta, Upserts
 from sinks.reduce import check_partition_counts, union_changelog
+from sinks.schema_news import SchemaNews
 from sinks.tiers import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
@@ -61,7 +63,7 @@ class Staged:
     """Files written for a batch, for one schema of the table; `delta` is what the key index learns of them."""
 
     batch: Batch
-    schema_id: int
+    schema: Schema
     files: list[DataFile]
     delta: RowDelta | None
 
@@ -90,6 +92,7 @@ class IcebergSink(Sink):
         self._table: Table | None = None
         self._table_uuid: str | None = None
         self._seen: dict[TopicPartition, int] = {}
+        self._news = SchemaNews(target.name)
         self._history = History(target, config.maintenance)
         self._compactor = Compactor(config.maintenance)
         self._live = LiveFiles(target, None if index or config.maintenance.enabled else LARGEST_SMALL_BYTES)
@@ -197,11 +200,12 @@ class IcebergSink(Sink):
             return self._receipt(batch, state, None, 0)
         keyed = self._upserts is not None
         check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
-        plan = self._evolution(table, state, todo)
+        wanted = plan(table, state, todo, self.target, self._config.schema_evolution, keyed=keyed)
+        todo = wanted.applied(todo)
         key = next((change.schema.key for change in todo.keyed), ()) if keyed else ()
-        base = commit.evolved(table, plan.add, key)
+        base = evolved(table, wanted, key)
         staged = self._stage(table, base.metadata, state, todo)
-        after = state.after(todo, plan.schema_ids)
+        after = state.after(todo, wanted.schema_ids)
         self._spare = staged  # until it is sent
         expiry = self._history.expiry(table.metadata, table.io)
         removed = self._live.paths() if staged.delta is not None and staged.delta.truncated else ()
@@ -217,6 +221,7 @@ class IcebergSink(Sink):
             raise
         self._settle(table)
         self._table = table
+        self._news.tell(wanted)
         self._seen = dict(after.offsets)
         self._written = frozenset(todo.ranges)
         return self._receipt(batch, after, prepared.snapshot_id, todo.num_rows)
@@ -288,7 +293,7 @@ class IcebergSink(Sink):
         )
         try:
             expiry = self._history.expiry(table.metadata, table.io)
-            prepared = commit.prepare(commit.Evolved(table.metadata), table, change, expiry, self._manifests)
+            prepared = commit.prepare(Evolved(table.metadata), table, change, expiry, self._manifests)
         except (FilesGone, FileNotFoundError) as gone:  # what is remembered of the table is too old
             log.info("iceberg.conflict", table=self.target.name, reason=f"{gone} is gone")
             self._live.forget()
@@ -312,38 +317,24 @@ class IcebergSink(Sink):
         spare, self._spare = self._spare, None
         staging = Staging(metadata, table.io)
         if spare is not None:
-            if not changed and spare.batch.ranges == batch.ranges and spare.schema_id == metadata.current_schema_id:
+            # not by the schema's number: another writer's schema may have taken the one that this was to be
+            same_columns = spare.schema.fields == metadata.schema().fields
+            if not changed and spare.batch.ranges == batch.ranges and same_columns:
                 return spare
             staging.discard(spare.files)
         if self._upserts is not None:
             delta = self._upserts.stage(staging, batch, table)
-            return Staged(batch, metadata.current_schema_id, delta.files, delta)
+            return Staged(batch, metadata.schema(), delta.files, delta)
         files = []
         changes = [change for change in batch.changes if change.rows.num_rows]
         if changes:
             owner = min(change.tp for change in changes)
             files = [rows.file for rows in staging.data_files({owner: union_changelog(changes)})[owner]]
-        return Staged(batch, metadata.current_schema_id, files, None)
+        return Staged(batch, metadata.schema(), files, None)
 
     def _catch_up(self, table: Table, state: SinkState, batch: Batch) -> bool:
         """Bring the key index in step with the table; True if it had to change."""
-        if self._upserts is None:
-            return False
-        identifiers = table.schema().identifier_field_names()
-        for change in batch.keyed if identifiers else ():  # a table that has had no rows yet gets its key now
-            check_key(table, self.target.name, change.schema.key, change.topic)
-        return self._upserts.catch_up(table, state, batch.ranges)
-
-    def _evolution(self, table: Table, state: SinkState, batch: Batch) -> Evolution:
-        return evolve(
-            self.target.name,
-            source_columns(table),
-            state.schema_ids,
-            batch.changes,
-            shared=len(self.target.topics) > 1,
-            log=self._upserts is None,
-            stored=stored_type,
-        )
+        return self._upserts is not None and self._upserts.catch_up(table, state, batch.ranges)
 
     # -- the table
 
@@ -376,7 +367,7 @@ class IcebergSink(Sink):
 
     def _create(self, batch: Batch) -> Table:
         assert self._catalog is not None
-        create_table(self._catalog, self._config, self.target.name, batch, keyed=self._upserts is not None)
+        create_table(self._catalog, self._config, self.target, batch, keyed=self._upserts is not None)
         return self._require()
 
     def _state(self, table: Table) -> SinkState:

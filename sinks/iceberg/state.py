@@ -84,6 +84,11 @@ def _check_age(metadata: TableMetadata, target: Target) -> None:
         )
 
 
+def new_table_entries(target: Target, schema_ids: Mapping[str, int]) -> dict[str, str]:
+    """Properties of a table that is created: the highest writer schema ids that its columns were made of."""
+    return {_key(target, "schemas"): json.dumps(schema_ids)}
+
+
 def lineage(metadata: TableMetadata, snapshot_id: int | None) -> Iterator[Snapshot]:
     """A snapshot and its ancestors, newest first, as far as the table still has them."""
     snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from agents.writer import Commit, FlushPolicy, TableWriter
-from config.errors import OffsetGap, Unavailable, ValuesUnknown
+from config.errors import OffsetGap, SchemaRefused, Unavailable, ValuesUnknown
 from config.platform import RetryConfig
 from sinks.base import Batch, Receipt, Target
 from sinks.memory import MemorySink, MemoryStore
@@ -61,7 +61,7 @@ class Watched(MemorySink):
 class Harness:
     """A running writer with its sink, and what it reported."""
 
-    def __init__(self, policy: FlushPolicy, batch_bytes: int) -> None:
+    def __init__(self, policy: FlushPolicy, batch_bytes: int, sets_aside: bool) -> None:
         self.store = MemoryStore()
         self.sink = Watched(self.store)
         self.commits: asyncio.Queue[Commit] = asyncio.Queue()
@@ -82,6 +82,7 @@ class Harness:
             partition_count=lambda _: 1,
             batch_bytes=batch_bytes,
             pressed=lambda: self.pressed,
+            sets_aside=sets_aside,
         )
 
     async def _on_commit(self, _: TableWriter, commit: Commit) -> None:
@@ -102,8 +103,10 @@ class Harness:
 
 
 @asynccontextmanager
-async def running(batch_size: int = 10, interval: float = 60.0, batch_bytes: int = 1000) -> AsyncIterator[Harness]:
-    harness = Harness(FlushPolicy(batch_size, interval), batch_bytes)
+async def running(
+    batch_size: int = 10, interval: float = 60.0, batch_bytes: int = 1000, *, sets_aside: bool = False
+) -> AsyncIterator[Harness]:
+    harness = Harness(FlushPolicy(batch_size, interval), batch_bytes, sets_aside)
     await harness.writer.start()
     try:
         yield harness
@@ -259,3 +262,24 @@ async def test_records_that_the_sink_cannot_apply_are_set_aside_before_the_other
         assert commit.receipt.next_offsets == {TP: 6}
         assert commit.rows == {TP: 4}
         assert h.errors == []
+
+
+async def test_records_of_a_refused_schema_are_set_aside_from_any_chunk() -> None:
+    async with running(batch_size=4, sets_aside=True) as h:
+        h.sink.fail = [SchemaRefused({("t", 0, 1): "another type", ("t", 0, 2): "another type"})]
+        h.writer.add(*chunk(0, 2))
+        h.writer.add(*chunk(2, 2))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert h.rejected == [(1, "another type"), (2, "another type")]
+        assert h.ids() == [0, 3]
+        assert commit.receipt.next_offsets == {TP: 4}
+
+
+async def test_refused_record_whose_chunk_was_not_kept_ends_the_writer_and_is_not_left_out() -> None:
+    async with running(batch_size=2) as h:
+        h.sink.fail = [SchemaRefused({("t", 0, 1): "another type"})]
+        h.writer.add(*chunk(0, 2))
+        failure = await asyncio.wait_for(h.failures.get(), 5)
+        assert isinstance(failure, SchemaRefused)
+        assert h.rejected == []
+        assert h.store.load() is None

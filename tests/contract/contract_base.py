@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from contract_harness import SinkHarness
 from structlog.testing import capture_logs
 
 from config.errors import Unavailable
+from config.evolution import SchemaEvolution
 from sinks.base import Batch, Receipt, Sink
 from sources.changes import ChangeBatch, TopicPartition
 
@@ -48,8 +49,11 @@ def expected(harness: SinkHarness, *parts: ChangeBatch) -> list[dict[str, Any]]:
     return folded(*parts) if harness.upsert else log_rows(*parts)
 
 
-def opened(harness: SinkHarness, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
-    sink = harness.new_sink(topics)
+def opened(
+    harness: SinkHarness, topics: tuple[str, ...] = (TOPIC,), policies: Mapping[str, str] | str | None = None
+) -> Sink:
+    """A fresh writer; `policies` for schema changes as a pipeline file has them."""
+    sink = harness.new_sink(topics, SchemaEvolution.model_validate(policies or {}))
     sink.open()
     return sink
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contract_commits
+import contract_evolution
 import contract_tables
 from contract_base import CHECKS, Check, checks_for, committed, expected, inserts, opened
 
-MODULES = (contract_commits, contract_tables)
+MODULES = (contract_commits, contract_evolution, contract_tables)
 """The checks are registered by importing these."""
 
 __all__ = ["CHECKS", "MODULES", "Check", "checks_for", "committed", "expected", "inserts", "opened"]

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 
 from contract_events import TOPIC
 
+from config.evolution import SchemaEvolution
 from sinks.base import Sink, Target
+
+DEFAULT = SchemaEvolution()
 
 
 class SinkHarness(Protocol):
@@ -25,8 +28,12 @@ class SinkHarness(Protocol):
     examples: int
     """How many random change logs the suite tries (by the cost of a commit)."""
 
-    def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
-        """A fresh writer on this destination, not opened: another process, or the same one after a restart."""
+    widens: bool
+    """The format can widen a column in place."""
+
+    def new_sink(self, topics: tuple[str, ...] = (TOPIC,), policies: SchemaEvolution = DEFAULT) -> Sink:
+        """A fresh writer on this destination, not opened: another process, or the same one after a restart, with these
+        policies for schema changes."""
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as a reader sees them that shares no code with the sink; empty if there is no table."""

@@ -17,6 +17,7 @@ from contract_events import TOPIC, canonical
 from contract_harness import Factory, target
 from deltalake import DeltaTable, QueryBuilder
 
+from config.evolution import SchemaEvolution
 from config.pipeline import DeltaConfig
 from sinks.base import Sink
 from sinks.delta.sink import DeltaSink
@@ -75,6 +76,7 @@ class DeltaHarness:
     """One Delta table in a local folder."""
 
     examples = 12
+    widens = False
 
     def __init__(self, mode: Literal["append", "upsert"], folder: Path, **settings: Any) -> None:
         self.upsert = mode == "upsert"
@@ -85,16 +87,17 @@ class DeltaHarness:
         self._numbers = count()
         self.config = DeltaConfig(table_uri=str(self.path), write_mode=mode, **settings)
 
-    def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
+    def new_sink(self, topics: tuple[str, ...] = (TOPIC,), policies: SchemaEvolution | None = None) -> Sink:
         sink: Racy
+        config = self.config if policies is None else self.config.model_copy(update={"schema_evolution": policies})
         where = target(topics, str(self.path))
         if self.config.has_vectors:
             # that of a sink that was closed, as a restarted worker does
             folder = self.free.pop() if self.free else self.folder / f"index-{next(self._numbers)}"
-            sink = RacyVectorSink(self.config, where, KeyIndex.shared(folder))
+            sink = RacyVectorSink(config, where, KeyIndex.shared(folder))
             sink.folder = folder
         else:
-            sink = RacyDeltaSink(self.config, where)
+            sink = RacyDeltaSink(config, where)
         sink.harness = self
         return sink
 

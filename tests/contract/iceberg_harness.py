@@ -18,6 +18,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import Table
 
+from config.evolution import SchemaEvolution
 from config.pipeline import IcebergConfig
 from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
@@ -60,6 +61,7 @@ class IcebergHarness:
     """One Iceberg table. A new sink takes up the index folder of one that was closed, as a restarted worker does."""
 
     examples = 10
+    widens = True
 
     def __init__(self, mode: Literal["append", "upsert"], folder: Path, **settings: Any) -> None:
         self.upsert = mode == "upsert"
@@ -76,8 +78,9 @@ class IcebergHarness:
             }
         )
 
-    def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
-        return WorkerSink(self.config, topics, self.free, lambda: self.folder / f"index-{next(self._numbers)}")
+    def new_sink(self, topics: tuple[str, ...] = (TOPIC,), policies: SchemaEvolution | None = None) -> Sink:
+        config = self.config if policies is None else self.config.model_copy(update={"schema_evolution": policies})
+        return WorkerSink(config, topics, self.free, lambda: self.folder / f"index-{next(self._numbers)}")
 
     def catalog(self) -> Catalog:
         """The catalog, reached without the sink's code."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from contract_events import TOPIC, canonical
-from contract_harness import Factory, target
+from contract_harness import DEFAULT, Factory, target
 
+from config.evolution import SchemaEvolution
 from sinks.base import Sink
 from sinks.memory import MemorySink, MemoryStore, TableState, WriteMode
 
@@ -37,6 +38,7 @@ class MemoryHarness:
     """One memory store and sinks of one class on it."""
 
     examples = 60
+    widens = True
 
     def __init__(self, mode: WriteMode, sink_class: type[MemorySink] = MemorySink) -> None:
         self.upsert = mode == "upsert"
@@ -44,8 +46,8 @@ class MemoryHarness:
         self._sink_class = sink_class
         self._store = RacyStore()
 
-    def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
-        return self._sink_class(target(topics, "memory"), self._mode, self._store)
+    def new_sink(self, topics: tuple[str, ...] = (TOPIC,), policies: SchemaEvolution = DEFAULT) -> Sink:
+        return self._sink_class(target(topics, "memory"), self._mode, self._store, policies)
 
     def rows(self) -> list[dict[str, Any]]:
         return canonical(self._store.rows().to_pylist())

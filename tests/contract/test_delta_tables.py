@@ -149,7 +149,7 @@ def test_changed_primary_key_stops_even_after_a_restart(tmp_path: Path) -> None:
     with closing(opened(harness)) as sink:
         sink.write(batch(inserts(0, 2)))
     rekeyed = changes([order("u", 1)], 2, schema=TableSchema(ORDERS.columns, ("id", "name"), 5))
-    with closing(opened(harness)) as sink, pytest.raises(UnsupportedChange, match=r"primary key is \['id', 'name'\]"):
+    with closing(opened(harness)) as sink, pytest.raises(UnsupportedChange, match=r"primary key is \(id, name\)"):
         sink.write(batch(rekeyed))
     assert committed(harness) == {TopicPartition(TOPIC, 0): 2}
 

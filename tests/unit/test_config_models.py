@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from config.errors import ConfigurationError
+from config.evolution import SchemaEvolution
 from config.partitioning import PartitionField, parse_partition_field
 from config.pipeline import BUILT_SINKS, DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig, check_supported
 from config.platform import PlatformConfig, RetryConfig
@@ -348,3 +349,19 @@ def test_waits_between_attempts_grow_up_to_the_longest_and_stay_there() -> None:
     retry = RetryConfig(initial_wait_seconds=1, max_wait_seconds=60, multiplier=2, jitter=False)
     assert [retry.wait_after(attempt) for attempt in (1, 2, 3, 6, 7, 8)] == [1, 2, 4, 32, 60, 60]
     assert RetryConfig(multiplier=1000).wait_after(100_000) <= 60  # an outage of weeks
+
+
+def test_schema_evolution_is_a_policy_per_kind_or_one_word_for_all() -> None:
+    assert SchemaEvolution().sets_aside is False
+    frozen = DeltaConfig(table_uri="/x", schema_evolution="freeze").schema_evolution
+    assert set(frozen.model_dump().values()) == {"freeze", "stop"}
+    assert frozen.key == "stop"
+    assert set(SchemaEvolution.model_validate("quarantine").model_dump().values()) == {"quarantine"}
+    chosen = DeltaConfig(table_uri="/x", schema_evolution={"type": "quarantine", "drop": "stop"}).schema_evolution
+    assert (chosen.type, chosen.drop, chosen.add, chosen.sets_aside) == ("quarantine", "stop", "evolve", True)
+
+
+@pytest.mark.parametrize("wrong", ["ignore", {"key": "evolve"}, {"remove": "stop"}, {"add": "ignore"}])
+def test_schema_evolution_refuses_what_it_does_not_know(wrong: Any) -> None:
+    with pytest.raises(ValidationError):
+        DeltaConfig(table_uri="/x", schema_evolution=wrong)

@@ -21,6 +21,8 @@ from config.platform import RetryConfig
 from sinks.base import OffsetRange, Receipt, Target
 from sinks.memory import MemorySink
 from sources.changes import Chunk, DecodedChunk, TopicPartition
+from tables import schema_versions
+from tables.schema_versions import SeenVersion
 from tables.sink_watermarks import watermark, watermark_key
 
 NOW = datetime.now(UTC)
@@ -59,7 +61,7 @@ def pipeline(*sink_ids: str) -> Pipeline:
 
 def situation(*sink_ids: str, **changes: Any) -> Situation:
     feeds = tuple(Feed(sink, "delta", "t", f"table_{sink}", 60.0) for sink in sink_ids)
-    found = Situation("p", "g-p", "w", feeds, 1000, {}, {MINE: 100, OTHER: 100}, None, False, False, False, NOW)
+    found = Situation("p", "g-p", "w", feeds, 1000, {}, {}, {MINE: 100, OTHER: 100}, None, False, False, False, NOW)
     return replace(found, **changes)
 
 
@@ -184,3 +186,15 @@ def test_metrics_are_of_own_partitions_and_escape_their_labels() -> None:
         re.fullmatch(r'[a-z_]+({[a-z]+="([^"\\]|\\.)*"(,[a-z]+="([^"\\]|\\.)*")*})? \d+(\.\d+)?', line)
         for line in samples
     )
+
+
+def test_history_of_schemas_is_shown_by_topic_newest_first() -> None:
+    seen = [SeenVersion(1, 7, "2026-01-01T00:00:00+00:00"), SeenVersion(3, 9, "2026-01-02T00:00:00+00:00", False)]
+    kept = {
+        "t-value": schema_versions.stored(seen),
+        "t-key": schema_versions.stored([]),
+        "other-value": {"versions": []},
+    }
+    found = snapshot(None, situation("s", schema_versions=kept)).schemas
+    assert [(view.topic, view.part) for view in found] == [("t", "value")]
+    assert [(v.version, v.schema_id, v.compatible) for v in found[0].versions] == [(3, 9, False), (1, 7, None)]
