@@ -19,6 +19,7 @@ from delta_harness import DeltaHarness, RacyVectorSink
 from deltalake import DeltaTable, QueryBuilder
 
 from config.errors import ConfigurationError, Unavailable
+from config.evolution import SchemaEvolution
 from config.pipeline import DeltaConfig
 from sinks.base import Sink
 from sinks.delta.folder import Folder
@@ -51,9 +52,10 @@ class S3Harness(DeltaHarness):
             **settings,
         )
 
-    def new_sink(self, topics: tuple[str, ...] = (TOPIC,)) -> Sink:
+    def new_sink(self, topics: tuple[str, ...] = (TOPIC,), policies: SchemaEvolution | None = None) -> Sink:
+        config = self.config if policies is None else self.config.model_copy(update={"schema_evolution": policies})
         folder = self.free.pop() if self.free else self.folder / f"index-{next(self._numbers)}"
-        sink = RacyVectorSink(self.config, target(topics, self.uri), KeyIndex.shared(folder))
+        sink = RacyVectorSink(config, target(topics, self.uri), KeyIndex.shared(folder))
         sink.folder, sink.harness = folder, self
         return sink
 

@@ -9,11 +9,13 @@ import os
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 import pytest_asyncio
 import yaml
@@ -51,6 +53,7 @@ Row = Mapping[str, Any]
 class Place:
     """A database, a connector, and a worker that writes each table into Iceberg and Delta."""
 
+    folder: Path
     settings: Settings
     database: asyncpg.Connection
     worker: WorkerProcess
@@ -179,7 +182,7 @@ async def place(start_services: StartServices, tmp_path_factory: pytest.TempPath
     await deploy(settings.pipeline, settings.platform, quiet, quiet)
     worker.start()
     try:
-        found = Place(settings, database, worker)
+        found = Place(folder, settings, database, worker)
         await found.execute(
             *(f"INSERT INTO {table} (id) VALUES (1), (2), (3)" for table in TABLES),
             "UPDATE added SET name = 'n' || id",
@@ -345,3 +348,34 @@ async def test_verify_compares_evolved_tables_by_the_columns_that_both_sides_hav
     assert report.exit_status == 0, report
     notes = {note for verdict in report.verdicts if verdict.table == "public.dropped" for note in verdict.notes}
     assert notes == {"column extra isn't compared: the source has none of that name any more"}
+
+
+async def test_worker_that_is_told_to_stops_at_a_version_that_breaks_the_rule(place: Place) -> None:
+    """Registered while no worker ran: the one that starts knows the versions before from the table's changelog."""
+    await asyncio.to_thread(place.worker.terminate)
+    subject, settings = place.subject("added"), place.settings.platform.kafka.schema_registry
+    broken = {"type": "record", "name": "Envelope", "fields": [{"name": "unreadable", "type": "string"}]}
+    registry = SchemaRegistry(settings)
+    await registry.set_mode(subject, "NONE")
+    async with httpx.AsyncClient(base_url=settings.url) as client:
+        answer = await client.post(f"subjects/{subject}/versions", json={"schema": json.dumps(broken)})
+    assert answer.status_code == 200, answer.text
+    await registry.set_mode(subject, "BACKWARD")
+    await registry.close()
+    strict = place.folder / "strict.yaml"
+    platform = yaml.safe_load((place.folder / "platform.yaml").read_text())
+    strict.write_text(yaml.safe_dump({**platform, "stop_on_incompatible_schema": True}))
+    worker = WorkerProcess(
+        place.folder / "pipeline.yaml", strict, place.folder / "data", place.folder / "strict.log", web_port=free_port()
+    )
+    worker.start()
+    try:
+        assert await asyncio.to_thread(worker.wait, PATIENCE_SECONDS) != 0
+    finally:
+        if worker.running():
+            worker.kill()
+    [stopped] = worker.events("pipeline.stopped")
+    assert subject in stopped["error"]
+    assert "version 3" in stopped["error"]
+    [told] = worker.events("schema.incompatible_change_detected")
+    assert (told["level"], told["subject"], told["previous_version"], told["new_version"]) == ("error", subject, 2, 3)
