@@ -172,7 +172,7 @@ async def _read(
         progress.advance(len(rows))
 
     for condition in conditions:
-        await snapshot.read(pair.table, shape.columns, taken, condition)
+        await snapshot.read(pair.table.name, shape.readings, taken, condition)
 
 
 class _Sides:

@@ -158,7 +158,7 @@ def examples(found: dict[str, Any]) -> set[tuple[str, int, str]]:
 
 def damage(place: Place, sink: str) -> None:
     """A row of each kind; the writer leaves these keys alone."""
-    table = Damage(place, sink, "accounts")
+    table = Damage(place.plan(sink, "accounts"))
     table.delete(1)
     table.add(table.rows(2))
     table.change(3, owner="damaged")
@@ -217,7 +217,7 @@ def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, fo
         with writer.resting():
             for sink in sinks:
                 if sink.endswith("upsert"):
-                    Damage(place, sink, "accounts").delete(2)
+                    Damage(place.plan(sink, "accounts")).delete(2)
         status, found = place.verify("--repair")
         assert status == 0, found
 
