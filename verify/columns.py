@@ -22,7 +22,7 @@ from sources.debezium.connectors import connector_for
 from sources.debezium.policies import DEFAULT, column_type
 from sources.debezium.schemaless import wire_type
 from sources.debezium.source_database import not_logged, source_database
-from sources.debezium.source_types import Modes, SourceColumn
+from sources.debezium.source_types import CONNECT, TIME, Modes, SourceColumn
 from verify.lake_types import holds
 from verify.texts import Read
 
@@ -44,6 +44,11 @@ class Column:
     def name(self) -> str:
         """Its name, on both sides."""
         return self.source.name
+
+    @property
+    def temporal(self) -> bool:
+        """Whether it has dates, times or durations."""
+        return self.wire is not None and (self.wire.name or "").startswith((TIME, f"{CONNECT}Date", f"{CONNECT}Time"))
 
     def fits(self, kind: pa.DataType) -> bool:
         """Whether a sink's table has the column as the decoder and the sink make it now."""

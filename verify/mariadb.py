@@ -16,7 +16,7 @@ from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
 from verify import texts
 from verify.columns import Column, Reading
-from verify.mariadb_types import quoted, reading, truth
+from verify.mariadb_types import quoted, reading, text_of, truth
 from verify.source import Position, SourceTable, Take
 from verify.sql_keys import Dialect, key_filter
 
@@ -102,7 +102,7 @@ class MariaDbReader:
             await self._query(f"INSERT INTO {name} VALUES (%s, %s, %s)", statement)
 
     def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
-        return key_filter(table, keys, Dialect(quoted, "x'{}'", backslash_escapes=True))
+        return key_filter(table, keys, Dialect(quoted, text_of, "x'{}'", backslash_escapes=True))
 
     async def close(self) -> None:
         self._connection.close()

@@ -29,7 +29,7 @@ def reading(column: Column, *, mysql: bool) -> Reading | None:
     kind = type_.name.removesuffix(" unsigned")
     if kind in _INTEGERS:
         signed = kind == "bigint" and column.wire.kind == "int64"
-        return Reading(f"CAST({name} AS SIGNED)" if signed else f"{name} + 0", plain)
+        return Reading(f"CAST({name} AS SIGNED)" if signed else name, plain)
     if kind in _FLOATS:
         # as a FLOAT the server writes six digits
         return Reading(f"CAST({name} AS DOUBLE)", plain)
@@ -53,6 +53,12 @@ def reading(column: Column, *, mysql: bool) -> Reading | None:
     return Reading(f"HEX({name})", each(geometry)) if column.wire.kind == "struct" else None
 
 
+def text_of(column: Column) -> str:
+    """The expression whose text is that of the column in the lake."""
+    found = reading(column, mysql=False)
+    return quoted(column.name) if found is None else found.sql
+
+
 def truth(name: str) -> Reading:
     """A `tinyint(1)` that Debezium took for a boolean (see docs/types.md)."""
     return Reading(f"{quoted(name)} <> 0", plain)
@@ -69,8 +75,15 @@ def _moment(column: Column, name: str, type_: SqlType) -> Reading | None:
         zone="Z" if zoned else "",
         cut=mode == "connect" and not zoned and (type_.number(0) or 0) > 3,
     )
-    sql = name if type_.name == "time" else _no_zero(column, name, type_.name)
+    sql = _of_a_day(name, mode) if type_.name == "time" else _no_zero(column, name, type_.name)
     return Reading(sql, nulled(read) if rule.misfit == "set_null" else read)
+
+
+def _of_a_day(name: str, mode: str) -> str:
+    """But in one mode, times of no day arrive as null, if the connector doesn't stop at them."""
+    if mode == "adaptive_time_microseconds":
+        return name
+    return f"IF({name} >= '00:00:00' AND {name} < '24:00:00', {name}, NULL)"
 
 
 def _no_zero(column: Column, name: str, type_: str) -> str:
@@ -83,7 +96,8 @@ def _no_zero(column: Column, name: str, type_: str) -> str:
     elif source.default:
         instead = f"DEFAULT({name})" if accept_loss else out
     else:
-        instead = "'1970-01-01'" if accept_loss else out
+        epoch = "'1970-01-01'" if type_ == "date" else "'1970-01-01 00:00:00'"
+        instead = epoch if accept_loss else out
     value = f"IF({name} = 0 OR MONTH({name}) = 0 OR DAY({name}) = 0, {instead}, {name})"
     if accept_loss or (source.nullable and type_ != "timestamp"):
         return value

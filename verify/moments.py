@@ -50,7 +50,9 @@ class Moments:
         """ISO 8601 of usual values."""
         texts = pc.replace_substring(texts, " ", "T")
         if self.digits is None:
-            texts = pc.replace_substring_regex(pc.replace_substring_regex(texts, r"(\.\d*[1-9])0+$", r"\1"), r"\.0+$", "")
+            texts = pc.replace_substring_regex(
+                pc.replace_substring_regex(texts, r"(\.\d*[1-9])0+$", r"\1"), r"\.0+$", ""
+            )
         timed = pc.match_substring(texts, ":")
         if self.digits is not None:
             pointed = pc.if_else(pc.match_substring(texts, "."), texts, pc.binary_join_element_wise(texts, "", "."))

@@ -16,7 +16,7 @@ from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
 from verify import texts
 from verify.columns import Column, Reading
-from verify.postgres_types import SESSION, quoted, reading
+from verify.postgres_types import SESSION, quoted, reading, text_of
 from verify.source import Position, SourceTable, Take
 from verify.sql_keys import Dialect, key_filter
 
@@ -105,7 +105,7 @@ class PostgresReader:
             await self._connection.executemany(f"INSERT INTO {_table(table)} VALUES ($1, $2, $3)", statements)
 
     def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
-        return key_filter(table, keys, Dialect(quoted, "'\\x{}'::bytea"))
+        return key_filter(table, keys, Dialect(quoted, text_of, "'\\x{}'::bytea"))
 
     async def close(self) -> None:
         await self._connection.close()

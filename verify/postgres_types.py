@@ -68,6 +68,12 @@ def reading(column: Column) -> Reading | None:
     return found
 
 
+def text_of(column: Column) -> str:
+    """The expression whose text is that of the column in the lake."""
+    found = reading(column)
+    return quoted(column.name) if found is None else found.sql
+
+
 def _array(name: str, type_: SqlType, items: ConnectType, modes: Modes, *, accept_loss: bool) -> Reading | None:
     """An array as JSON of its items' texts."""
     item = _item(replace(type_, dimensions=0), items, modes)
@@ -156,7 +162,9 @@ def _in_nanoseconds(x: str) -> str:
     """What 64 bits can't count arrives as null, infinity as their ends."""
     first, last = "1677-09-21 00:12:43.145224192", "2262-04-11 23:47:16.854775807"
     ends = f"CASE {x} WHEN 'infinity' THEN '{last}' WHEN '-infinity' THEN '{first}' END"
-    return f"CASE WHEN isfinite({x}) THEN CASE WHEN {x} > '{first}' AND {x} < '{last}' THEN {x}::text END ELSE {ends} END"
+    return (
+        f"CASE WHEN isfinite({x}) THEN CASE WHEN {x} > '{first}' AND {x} < '{last}' THEN {x}::text END ELSE {ends} END"
+    )
 
 
 def _interval(x: str, modes: Modes) -> Reading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,13 @@ def step(execute: Any, number: int) -> None:
 
 @contextmanager
 def postgres(
-    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+    services: Endpoints,
+    folder: Path,
+    *sinks: str,
+    tables: tuple[str, ...] = ("accounts", "lines"),
+    columns: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Place, Any, Any]]:
-    """A pipeline over a database of its own, and two ways (connections) to execute a statement."""
+    """A pipeline over a database of its own, and two ways (connections) to execute a statement. `columns`: by table."""
     server, name = services["postgres"], f"v{uuid4().hex[:10]}"
     login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
     admin = psycopg2.connect(**login, dbname=server.more["database"])
@@ -98,6 +102,7 @@ def postgres(
         "password": server.password,
         "database": name,
         "tables": [f"public.{table}" for table in tables],
+        "columns": {f"public.{table}": rules for table, rules in (columns or {}).items()},
         "signal_table": "public.signals",
         "slot_name": name,
         "publication_name": name,

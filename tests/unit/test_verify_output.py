@@ -70,8 +70,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         DifferenceFile(tmp_path / "absent" / "differences.json")
 
 
-POSTGRES = Dialect(postgres_types.quoted, "'\\x{}'::bytea")
-MARIADB = Dialect(mariadb_types.quoted, "x'{}'", backslash_escapes=True)
+POSTGRES = Dialect(postgres_types.quoted, postgres_types.text_of, "'\\x{}'::bytea")
+MARIADB = Dialect(mariadb_types.quoted, mariadb_types.text_of, "x'{}'", backslash_escapes=True)
 
 
 @pytest.mark.parametrize(
