@@ -145,7 +145,7 @@ def _moment(x: str, type_: SqlType, modes: Modes, *, exact: bool, cut: bool) -> 
         case "date":
             return Reading(f"{x}::text", Moments(exact))
         case "time" if modes.time == "isostring":
-            return Reading(f"CASE {x} WHEN '24:00' THEN '00:00:00' ELSE {x}::text END", Moments(exact, digits))
+            return Reading(f"CASE {x} WHEN '24:00' THEN '00:00:00' ELSE {x}::text END", Moments(exact, digits, cut=cut))
         case "time":
             return Reading(f"{x}::text", Moments(exact, digits, cut=cut))
         case "timestamp" if modes.time == "nanoseconds":
