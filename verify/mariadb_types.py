@@ -42,7 +42,9 @@ def reading(column: Column, *, mysql: bool) -> Reading | None:
             # MySQL's travels in binary, and Debezium writes it anew; MariaDB's is a text
             return Reading(name, plain, json=mysql)
         case "decimal":
-            return Reading(f"CAST({name} AS DOUBLE)" if modes.decimal == "double" else f"{name} + 0", plain)
+            if modes.decimal == "double":
+                return Reading(f"CAST({name} AS DOUBLE)", plain)
+            return Reading(f"{name} + 0" if "zerofill" in column.source.type else name, plain)
         case "bit":
             length = type_.number(0) or 1
             return Reading(f"{name} + 0", plain) if length == 1 else _bits(name, length)

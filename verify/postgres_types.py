@@ -44,6 +44,7 @@ _UNTRIED = frozenset({"geometry", "geography", "sparsevec"})
 """Types of extensions whose representation isn't known for sure."""
 _PARTS = ("year", "month", "day", "hour", "minute", "second")
 _TEMPORAL = frozenset({"date", "time", "timestamp", "timestamptz"})
+_ITEMS = _NUMBERS | TEXTS | _TEMPORAL | {"numeric", "bytea", "hstore", "timetz"}
 
 
 def quoted(name: str) -> str:
@@ -88,7 +89,9 @@ def _array(name: str, type_: SqlType, items: ConnectType, modes: Modes, *, accep
 
 
 def _item(type_: SqlType, wire: ConnectType, modes: Modes) -> Reading | None:
-    """The same as of a column of the type, but for these."""
+    """Most are as a column of the type; how those of rare types arrive isn't known."""
+    if type_.name not in _ITEMS:
+        return None
     if type_.name == "time":
         return _moment("e", type_, modes, exact=False, cut=True)
     found = _one("e", type_, wire, modes)
@@ -168,10 +171,11 @@ def _in_nanoseconds(x: str) -> str:
 
 
 def _interval(x: str, modes: Modes) -> Reading:
+    """As ISO 8601, or in microseconds."""
     year, month, day, hour, minute, second = (f"extract({part} FROM {x})" for part in _PARTS)
     if modes.interval == "string" or modes.time == "structured":
-        whole = ", ".join(f"{part}::int" for part in (year, month, day, hour, minute))
-        text = f"format('P%sY%sM%sDT%sH%sM%sS', {whole}, trim_scale({second}::numeric))"
+        numbers = ", ".join(f"{part}::int" for part in (year, month, day, hour, minute))
+        text = f"format('P%sY%sM%sDT%sH%sM%sS', {numbers}, trim_scale({second}::numeric))"
         read = each(structured.duration(6)) if modes.time == "structured" else plain
         return Reading(f"CASE WHEN {x} IS NOT NULL THEN {text} END", read)
     # a month of 30.4375 days, counted in floating point as Debezium does
