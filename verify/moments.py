@@ -26,7 +26,7 @@ _LAST_IN_MICROS = (294_247, "01-10 04:00:54.775807")
 @dataclass(frozen=True)
 class Moments:
     """A `Read` of such texts. `exact`: the column is text that holds them all, with so many `digits` of a second (None:
-    as many as the database writes) and `zone` behind it. `cut`: what is finer than milliseconds is lost on the way.
+    as many as there are) and `zone` behind it. `cut`: what is finer than milliseconds is lost on the way.
     `counted`: timestamps that 64 bits can't count in microseconds don't come through."""
 
     exact: bool = False
@@ -48,19 +48,15 @@ class Moments:
 
     def _written(self, texts: pa.Array) -> pa.Array:
         """ISO 8601 of usual values."""
+        digits = self.digits if self.exact else 6
         texts = pc.replace_substring(texts, " ", "T")
-        if self.digits is None:
-            texts = pc.replace_substring_regex(
-                pc.replace_substring_regex(texts, r"(\.\d*[1-9])0+$", r"\1"), r"\.0+$", ""
-            )
         timed = pc.match_substring(texts, ":")
-        if self.digits is not None:
-            pointed = pc.if_else(pc.match_substring(texts, "."), texts, pc.binary_join_element_wise(texts, "", "."))
-            whole = pc.add(pc.find_substring(pointed, "."), 1 + self.digits)
-            most = pc.max(whole).as_py()
-            padded = pc.utf8_rpad(pointed, most, "0") if most and self.digits else texts
-            texts = pc.if_else(timed, padded, texts)
-        return pc.if_else(timed, pc.binary_join_element_wise(texts, self.zone, ""), texts)
+        bare = pc.utf8_rtrim(pc.replace_substring_regex(texts, r"(\.\d*?)0+$", r"\1"), ".")
+        if digits:
+            pointed = pc.if_else(pc.match_substring(bare, "."), bare, pc.binary_join_element_wise(bare, "", "."))
+            width = pc.max(pc.add(pc.find_substring(pointed, "."), 1 + digits)).as_py()
+            bare = pc.utf8_rpad(pointed, width or 0, "0")
+        return pc.if_else(timed, pc.binary_join_element_wise(bare, self.zone, ""), texts)
 
     def _odd(self, text: str) -> str:
         if not self.exact or (self.counted and _uncounted(text)):

@@ -140,7 +140,8 @@ def _moment(x: str, type_: SqlType, modes: Modes, *, exact: bool, cut: bool) -> 
     precision = 6 if (given := type_.number(0)) is None else given
     if modes.time == "structured":
         # 24:00 arrives as null, if the connector doesn't stop
-        sql = f"CASE WHEN {x} < '24:00' THEN {x}::text END" if type_.name == "time" else f"{x}::text"
+        text = f"date_trunc('milliseconds', {x})::text" if cut else f"{x}::text"
+        sql = f"CASE WHEN {x} < '24:00' THEN {text} END" if type_.name == "time" else text
         return Reading(sql, each(structured.moment(precision, "Z" if type_.name == "timestamptz" else None)))
     digits = {"isostring": None, "nanoseconds": 9}.get(modes.time, 6)
     cut = cut or (precision > 3 and modes.time == "connect")

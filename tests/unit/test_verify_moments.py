@@ -85,6 +85,11 @@ def test_seconds_have_the_digits_that_the_connector_writes() -> None:
     ]
 
 
+@pytest.mark.parametrize("digits", [None, 6, 9])
+def test_times_in_delta_have_six_digits_whatever_the_connector_writes(digits: int | None) -> None:
+    assert read(Moments(digits=digits), pa.string(), "12:34:56.5", "12:34:00") == ["12:34:56.500000", "12:34:00.000000"]
+
+
 def test_microseconds_are_cut_off_not_rounded() -> None:
     texts = ("1969-12-31 23:59:59.999999", "2024-02-29 12:34:56.7")
     assert read(Moments(exact=True, cut=True), pa.string(), *texts) == [

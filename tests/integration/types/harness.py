@@ -208,8 +208,8 @@ def other(value: Any) -> Any:
             return fields | {name: other(fields[name])}
         case [*items, (key, value)]:
             return [*items, (key, other(value))]
-        case [first, *items]:
-            return [other(first), *items]
+        case [_, *items]:
+            return items
     return value
 
 
