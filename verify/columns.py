@@ -7,7 +7,7 @@ same representation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -57,12 +57,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a column is asked for (`sql`, an expression whose type is text), and what reads the answer. `json`: it is
-    compared by its content, as the connector writes JSON in another way than the database."""
+    """How a column is asked for (`sql`, an expression whose type is text), and what reads the answer. `alike` brings
+    values of both sides into one way of writing, where the connector writes the same value in several ways."""
 
     sql: str
     read: Read
-    json: bool = False
+    alike: Callable[[pa.Array], pa.Array] | None = None
 
 
 async def source_columns(pipeline: PipelineConfig, platform: PlatformConfig) -> dict[str, tuple[Column, ...]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from sources.debezium.source_types import Modes, SqlType
 from verify.columns import Column, Reading
-from verify.moments import Moments, nulled
-from verify.texts import OUT_OF_RANGE, Read, bits, each, hexadecimal, plain
+from verify.moments import Moments, nulled, without_zeros
+from verify.texts import OUT_OF_RANGE, Read, bits, documents, each, hexadecimal, plain
 
 _INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
 _FLOATS = frozenset({"float", "double"})
@@ -40,7 +40,7 @@ def reading(column: Column, *, mysql: bool) -> Reading | None:
     match kind:
         case "json":
             # MySQL's travels in binary, and Debezium writes it anew; MariaDB's is a text
-            return Reading(name, plain, json=mysql)
+            return Reading(name, plain, documents if mysql else None)
         case "decimal":
             if modes.decimal == "double":
                 return Reading(f"CAST({name} AS DOUBLE)", plain)
@@ -70,22 +70,25 @@ def _moment(column: Column, name: str, type_: SqlType) -> Reading | None:
     mode, rule = column.modes.time, column.rule
     if mode == "structured":
         return None
-    zoned = type_.name == "timestamp"
-    read: Read = Moments(
-        rule.misfit == "text",
-        {"isostring": None, "nanoseconds": 9}.get(mode, 6) if not zoned else type_.number(0) or None,
-        zone="Z" if zoned else "",
-        cut=mode == "connect" and not zoned and (type_.number(0) or 0) > 3,
-    )
+    exact = rule.misfit == "text"
+    if type_.name == "timestamp":
+        # the same instant has its last zeros while the connector streams, and in a snapshot it hasn't
+        read: Read = Moments(exact, None, zone="Z")
+        alike = without_zeros if exact else None
+    else:
+        digits = {"isostring": None, "nanoseconds": 9}.get(mode, 6)
+        read = Moments(exact, digits, cut=mode == "connect" and (type_.number(0) or 0) > 3)
+        alike = None
     sql = _of_a_day(name, mode) if type_.name == "time" else _no_zero(column, name, type_.name)
-    return Reading(sql, nulled(read) if rule.misfit == "set_null" else read)
+    return Reading(sql, nulled(read) if rule.misfit == "set_null" else read, alike)
 
 
 def _of_a_day(name: str, mode: str) -> str:
-    """But in one mode, times of no day arrive as null, if the connector doesn't stop at them."""
+    """But in one mode, 24:00 becomes 00:00, and times of no day arrive as null, if the connector doesn't stop."""
     if mode == "adaptive_time_microseconds":
         return name
-    return f"IF({name} >= '00:00:00' AND {name} < '24:00:00', {name}, NULL)"
+    inside = f"{name} >= '00:00:00' AND {name} < '24:00:00'"
+    return f"IF({inside}, {name}, IF({name} = '24:00:00', '00:00:00', NULL))"
 
 
 def _no_zero(column: Column, name: str, type_: str) -> str:

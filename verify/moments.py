@@ -77,6 +77,11 @@ class Moments:
         return f"{day}{'T' if day else ''}{seconds}{'.' if fraction else ''}{fraction}{self.zone}"
 
 
+def without_zeros(texts: pa.Array) -> pa.Array:
+    """Exact texts of instants without the last zeros of their seconds."""
+    return pc.replace_substring_regex(pc.replace_substring_regex(texts, r"(\.\d*?)0+Z$", r"\1Z"), r"\.Z$", "Z")
+
+
 def nulled(read: Read) -> Read:
     """The same values; null where one of them (or of a list) is beyond a lake's types."""
 

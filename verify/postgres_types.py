@@ -16,7 +16,7 @@ from sources.debezium.source_types import Modes, SqlType
 from verify import geometries, structured
 from verify.columns import Column, Reading
 from verify.moments import Moments, nulled
-from verify.texts import bits, each, entries, finite, hexadecimal, lists, named, plain, whole
+from verify.texts import bits, documents, each, entries, finite, hexadecimal, lists, named, plain, sorted_maps, whole
 
 SESSION = {
     "timezone": "UTC",
@@ -85,7 +85,7 @@ def _array(name: str, type_: SqlType, items: ConnectType, modes: Modes, *, accep
         inner = f"to_json(array_fill(NULL::text, ARRAY[array_length({name}, 1)]))"
         sql = f"CASE WHEN array_ndims({name}) > 1 THEN {inner} ELSE {sql} END"
     read = whole(lists(item.read)) if type_.name == "numeric" else lists(item.read)
-    return Reading(f"CASE WHEN {name} IS NOT NULL THEN {sql}::text END", read, item.json)
+    return Reading(f"CASE WHEN {name} IS NOT NULL THEN {sql}::text END", read, item.alike)
 
 
 def _item(type_: SqlType, wire: ConnectType, modes: Modes) -> Reading | None:
@@ -111,7 +111,7 @@ def _one(x: str, type_: SqlType, wire: ConnectType, modes: Modes, *, exact: bool
     if name in _NUMBERS:
         return Reading(f"{x}::text", plain)
     if name in _GEOMETRIES:
-        return Reading(f"{x}::text", each(_GEOMETRIES[name]))
+        return Reading(f"{x}::text", each(_GEOMETRIES[name]), sorted_maps)
     if name in TEXTS:
         return Reading(x, plain)
     match name:
@@ -125,7 +125,9 @@ def _one(x: str, type_: SqlType, wire: ConnectType, modes: Modes, *, exact: bool
         case "bytea":
             return _bytes(x, modes)
         case "hstore":
-            return Reading(f"{x}::json::text", each(entries) if modes.hstore == "map" else plain, json=True)
+            if modes.hstore == "map":
+                return Reading(f"{x}::json::text", each(entries), sorted_maps)
+            return Reading(f"{x}::json::text", plain, documents)
         case "date" | "time" | "timestamp" | "timestamptz" | "timetz":
             return _moment(x, type_, modes, exact=exact, cut=False)
         case "vector" | "halfvec":

@@ -13,7 +13,6 @@ from verify.lake import LakeVersion
 from verify.lake_types import plain_type
 from verify.report import Unclear
 from verify.source import SourceReader, SourceTable
-from verify.texts import canonical, has_map
 
 _NOT_YET = "the sink's table has none of that name (yet)"
 
@@ -33,11 +32,11 @@ class Shape:
         return pa.schema(list(self.readings))
 
     def of(self, rows: pa.Table) -> pa.Table:
-        """`rows` with their JSON and maps in one way of writing."""
+        """`rows` with values that may be written in several ways in one."""
         for field, reading in self.readings.items():
-            if field.name in rows.column_names and (reading.json or has_map(field.type)):
+            if reading.alike is not None and field.name in rows.column_names:
                 place = rows.column_names.index(field.name)
-                values = canonical(rows.column(place).combine_chunks(), documents=reading.json)
+                values = reading.alike(rows.column(place).combine_chunks())
                 rows = rows.set_column(place, rows.schema.field(place), values)
         return rows
 

@@ -127,30 +127,35 @@ def entries(text: str) -> list[tuple[str, Any]]:
     return list(json.loads(text).items())
 
 
-def canonical(values: pa.Array, *, documents: bool) -> pa.Array:
-    """Values in one way of writing: entries of maps in the order of their keys and, if they are JSON `documents`, these
-    with sorted keys and without blanks. A text that isn't JSON stays as it is."""
-    return pa.array([_canonical(value, values.type, documents) for value in values.to_pylist()], values.type)
+def sorted_maps(values: pa.Array) -> pa.Array:
+    """Maps with their entries in the order of the keys."""
+    return pa.array([_in_order(value, values.type) for value in values.to_pylist()], values.type)
 
 
-def has_map(kind: pa.DataType) -> bool:
-    """Whether there is a map in a type."""
-    return pa.types.is_map(kind) or any(has_map(kind.field(i).type) for i in range(kind.num_fields))
-
-
-def _canonical(value: Any, kind: pa.DataType, documents: bool) -> Any:
+def _in_order(value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_map(kind):
         return sorted(value)
     if pa.types.is_list(kind):
-        return [_canonical(item, kind.value_type, documents) for item in value]
+        return [_in_order(item, kind.value_type) for item in value]
     if pa.types.is_struct(kind):
-        return {field.name: _canonical(value[field.name], field.type, documents) for field in kind}
-    return _rewritten(value) if documents and isinstance(value, str) else value
+        return {field.name: _in_order(value[field.name], field.type) for field in kind}
+    return value
 
 
-def _rewritten(text: str) -> str:
+def documents(values: pa.Array) -> pa.Array:
+    """JSON documents, or lists of them, with sorted keys and without blanks. What isn't JSON stays as it is."""
+    if pa.types.is_list(values.type):
+        rows: list[Any] = [None if row is None else [_rewritten(text) for text in row] for row in values.to_pylist()]
+    else:
+        rows = [_rewritten(text) for text in values.to_pylist()]
+    return pa.array(rows, values.type)
+
+
+def _rewritten(text: str | None) -> str | None:
+    if text is None:
+        return None
     try:
         return json.dumps(json.loads(text, parse_float=Decimal), sort_keys=True, separators=(",", ":"), default=float)
     except ValueError:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from verify import structured
-from verify.moments import Moments, nulled
+from verify.moments import Moments, nulled, without_zeros
 from verify.texts import OUT_OF_RANGE, Read, lists, readable
 
 EXACT = Moments(exact=True)
@@ -95,6 +95,17 @@ def test_microseconds_are_cut_off_not_rounded() -> None:
     assert read(Moments(exact=True, cut=True), pa.string(), *texts) == [
         "1969-12-31T23:59:59.999000",
         "2024-02-29T12:34:56.700000",
+    ]
+
+
+def test_instants_as_text_are_alike_whatever_zeros_they_end_with() -> None:
+    texts = ["2024-02-29T12:34:50.500000Z", "2024-02-29T12:34:50.5Z", "2024-02-29T12:34:50.000Z", "infinity", None]
+    assert without_zeros(pa.array(texts)).to_pylist() == [
+        "2024-02-29T12:34:50.5Z",
+        "2024-02-29T12:34:50.5Z",
+        "2024-02-29T12:34:50Z",
+        "infinity",
+        None,
     ]
 
 

@@ -173,7 +173,7 @@ def test_columns_that_are_not_compared_are_named_with_the_reason() -> None:
         SOURCE,
     )  # fmt: skip
     assert found.columns.names == ["id", "tags"]
-    assert [field.name for field, reading in found.readings.items() if reading.json] == ["tags"]
+    assert [field.name for field, reading in found.readings.items() if reading.alike] == ["tags"]
     reasons = dict(note.removeprefix("column ").split(" isn't compared: ") for note in found.notes)
     assert list(reasons) == ["place", "n", "old", "wide", "new", "prices"]
     assert "isn't known how geometry" in reasons["place"]
