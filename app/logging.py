@@ -49,8 +49,9 @@ def logging_config(level: str = "INFO") -> dict[str, Any]:
         "handlers": {"default": {"class": "logging.StreamHandler", "formatter": "structlog"}},
         "root": {"handlers": ["default"], "level": level},
         "loggers": {
-            # one line per fetched message and per metadata refresh
+            # one line per fetched message, per metadata refresh and per look at a table
             "aiokafka": {"level": "WARNING"},
+            "pyiceberg.io": {"level": "WARNING"},
             "httpx": {"level": "WARNING"},
         },
     }

@@ -22,7 +22,8 @@ _UNKNOWN_TOPIC = 3
 
 
 def wanted_topics(pipeline: PipelineConfig, platform: PlatformConfig) -> tuple[TopicSpec, ...]:
-    """The topics that `cdc deploy` creates: one per table, its dead letters, the connector's heartbeats."""
+    """The topics that `cdc deploy` creates: one per table, its dead letters, the connector's own: heartbeats, and
+    the rows of its signalling table, which it reads like any other."""
     kafka = platform.kafka
     replication = kafka.topic_replication_factor
     data = [TopicSpec(topic, kafka.topic_num_partitions, replication) for topic in pipeline.topics]
@@ -34,9 +35,11 @@ def wanted_topics(pipeline: PipelineConfig, platform: PlatformConfig) -> tuple[T
             TopicSpec(pipeline.dlq_topic(spec.name, platform.dlq.topic_suffix), spec.partitions, replication, keep)
             for spec in data
         ]
-    # Brokers that don't create topics by themselves would let the connector's heartbeats fail.
-    heartbeat = TopicSpec(heartbeat_topic(pipeline), 1, replication)
-    return (*data, *letters, heartbeat)
+    # Brokers that don't create topics by themselves would let the connector wait for these for ever.
+    own = [heartbeat_topic(pipeline)]
+    if pipeline.source.signal_table is not None:
+        own.append(pipeline.topic(pipeline.source.signal_table))
+    return (*data, *letters, *(TopicSpec(name, 1, replication) for name in own))
 
 
 def heartbeat_topic(pipeline: PipelineConfig) -> str:

@@ -92,7 +92,7 @@ class Run:
     worker: WorkerProcess
 
     def verify(self) -> Report:
-        return asyncio.run(verify_pipeline(self.settings.pipeline, self.settings.platform, timeout=90))
+        return asyncio.run(verify_pipeline(self.settings.pipeline, self.settings.platform, timeout=240))
 
     def assert_equal_to_source(self, tables: dict[str, int]) -> None:
         """Every sink has the source's rows, so many of each table."""

@@ -136,6 +136,7 @@ def test_source_defaults_are_the_promised_ones() -> None:
         "publication_name": "cdc_publication",
         "key_columns": {},
         "unavailable_value_placeholder": "__debezium_unavailable_value",
+        "signal_table": None,
         "snapshot_mode": "initial",
         "server_id": None,
         "columns": {},
