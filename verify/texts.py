@@ -4,7 +4,7 @@ The databases' readers ask for each column in one agreed form, and say here whic
 module knows how a type is represented in the lake, whichever database it comes from. `verify.moments` has those of
 dates and times.
 
-Lists and structs come as JSON arrays and objects whose parts are texts (or null), each in its own form.
+Lists come as JSON arrays of texts (or null), each in its own form.
 """
 
 from __future__ import annotations
@@ -105,21 +105,6 @@ def whole(read: Read) -> Read:
         return read(pc.if_else(pc.match_substring_regex(texts, '"(NaN|-?Infinity)"'), None, texts), kind)
 
     return checked
-
-
-def parts(**reads: Read) -> Read:
-    """JSON objects with these parts."""
-
-    def read(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-        rows = [None if text is None else json.loads(text) for text in texts.to_pylist()]
-        children = [
-            reads[field.name](pa.array([row and row[field.name] for row in rows], pa.string()), field.type)
-            for field in kind
-        ]
-        missing = pa.array([row is None for row in rows], pa.bool_())
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=missing)
-
-    return read
 
 
 def entries(text: str) -> list[tuple[str, Any]]:

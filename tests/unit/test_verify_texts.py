@@ -26,7 +26,6 @@ from verify.texts import (
     finite,
     hexadecimal,
     lists,
-    parts,
     plain,
     sorted_maps,
     strings,
@@ -121,12 +120,6 @@ def test_items_of_lists_have_their_own_forms() -> None:
     assert moments == [[datetime(2024, 2, 29, 1, 2, 3, 4)]]  # noqa: DTZ001
     nested = read(['["{\\"a\\": \\"1\\"}", null]'], pa.list_(pa.map_(pa.string(), pa.string())), lists(each(entries)))
     assert nested == [[[("a", "1")], None]]
-
-
-def test_parts_of_structs_have_their_own_forms() -> None:
-    kind = pa.struct([("year", pa.int32()), ("zone", pa.string())])
-    texts: list[str | None] = ['{"year": "2024", "zone": null}', None]
-    assert read(texts, kind, parts(year=plain, zone=plain)) == [{"year": 2024, "zone": None}, None]
 
 
 @pytest.mark.parametrize(
