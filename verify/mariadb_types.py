@@ -84,11 +84,12 @@ def _moment(column: Column, name: str, type_: SqlType) -> Reading | None:
 
 
 def _of_a_day(name: str, mode: str) -> str:
-    """But in one mode, 24:00 becomes 00:00, and times of no day arrive as null, if the connector doesn't stop."""
+    """But in one mode, times of no day arrive as null, if the connector doesn't stop; 24:00 may become 00:00."""
     if mode == "adaptive_time_microseconds":
         return name
     inside = f"{name} >= '00:00:00' AND {name} < '24:00:00'"
-    return f"IF({inside}, {name}, IF({name} = '24:00:00', '00:00:00', NULL))"
+    midnight = "'24:00:00'" if mode == "connect" else "'00:00:00'"
+    return f"IF({inside}, {name}, IF({name} = '24:00:00', {midnight}, NULL))"
 
 
 def _no_zero(column: Column, name: str, type_: str) -> str:

@@ -16,7 +16,20 @@ from sources.debezium.source_types import Modes, SqlType
 from verify import geometries, structured
 from verify.columns import Column, Reading
 from verify.moments import Moments, nulled
-from verify.texts import bits, documents, each, entries, finite, hexadecimal, lists, named, plain, sorted_maps, whole
+from verify.texts import (
+    bits,
+    documents,
+    each,
+    entries,
+    finite,
+    hexadecimal,
+    lists,
+    named,
+    null_as_empty,
+    plain,
+    sorted_maps,
+    whole,
+)
 
 SESSION = {
     "timezone": "UTC",
@@ -85,7 +98,9 @@ def _array(name: str, type_: SqlType, items: ConnectType, modes: Modes, *, accep
         inner = f"to_json(array_fill(NULL::text, ARRAY[array_length({name}, 1)]))"
         sql = f"CASE WHEN array_ndims({name}) > 1 THEN {inner} ELSE {sql} END"
     read = whole(lists(item.read)) if type_.name == "numeric" else lists(item.read)
-    return Reading(f"CASE WHEN {name} IS NOT NULL THEN {sql}::text END", read, item.alike)
+    of_structs = modes.time == "structured" and items.kind == "struct"
+    alike = null_as_empty if of_structs and type_.name != "numeric" else item.alike
+    return Reading(f"CASE WHEN {name} IS NOT NULL THEN {sql}::text END", read, alike)
 
 
 def _item(type_: SqlType, wire: ConnectType, modes: Modes) -> Reading | None:

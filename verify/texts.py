@@ -129,6 +129,11 @@ def _in_order(value: Any, kind: pa.DataType) -> Any:
     return value
 
 
+def null_as_empty(values: pa.Array) -> pa.Array:
+    """Lists; PyIceberg reads null lists of structs as empty ones, so that nobody can tell them apart."""
+    return pa.array([value or [] for value in values.to_pylist()], values.type)
+
+
 def documents(values: pa.Array) -> pa.Array:
     """JSON documents, or lists of them, with sorted keys and without blanks. What isn't JSON stays as it is."""
     if pa.types.is_list(values.type):
