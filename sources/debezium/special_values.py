@@ -40,6 +40,7 @@ SPECIAL_VALUES = (
     SpecialValue(_MY, "1970-01-01, NOT NULL without default", _AS_IS, _DEAD, _DEAD),
     SpecialValue(_MY, "`time` below 0 or from 24:00 on", _AS_IS, _DEAD, "`-12:34:56.789012`"),
     SpecialValue(_MY, "`bigint unsigned` beyond 63 bits, `precise`", _AS_IS, _AS_IS, "digits"),
+    SpecialValue(_MY, "`float` of more than six digits in a snapshot", "**its first six digits**", "that number", ""),
     SpecialValue(_MY, "an `enum`'s error value `''`", "empty text", "empty text", ""),
     SpecialValue(_MY, "`binary(n)`", "padded with zero bytes", _AS_IS, ""),
     SpecialValue(_MY, "NUL in text", _AS_IS, _AS_IS, ""),
