@@ -31,11 +31,12 @@ from sinks.iceberg.catalog import connect, create_namespace
 from sinks.iceberg.schema import TABLE_PROPERTIES, new_schema
 from sources.changes import CDC_FIELDS
 from stack.manager import Endpoint, running_stack
+from verify.columns import source_columns
 from verify.events import Events
 from verify.lake import LakeVersion, open_lake
 from verify.look import Limits, Pair, look
 from verify.passing import Ends, Passing
-from verify.source import SourceTable, connect_source
+from verify.source import SourceReader, SourceTable, connect_source, source_table
 
 ROWS_PER_FILE = 500_000
 
@@ -165,19 +166,30 @@ async def fill_lakes(config: PipelineConfig) -> None:
         if sum(map(len, waiting)) >= ROWS_PER_FILE:
             flush()
 
-    source = await connect_source(config.source)
+    source, described = await _source(config)
+    readings = {}
+    for field in columns:
+        column = described.column(field.name)
+        reading = source.reading(column, field.type) if column else None
+        assert reading is not None, field
+        readings[field] = reading
     async with source.snapshot() as snapshot:
-        await snapshot.read(await source.table(config.source.tables[0]), columns, take)
+        await snapshot.read(described.name, readings, take)
     await source.close()
     if waiting:
         flush()
 
 
+async def _source(config: PipelineConfig) -> tuple[SourceReader, SourceTable]:
+    source = await connect_source(config.source)
+    columns = await source_columns(config, PlatformConfig())
+    return source, await source_table(source, config, columns, config.source.tables[0])
+
+
 async def measure(config: PipelineConfig, sink_id: str) -> dict[str, Any]:
     """Look at a table as `cdc verify` does: rows, rows that differ, seconds, and this process' memory in MB."""
     plan = next(plan for plan in plan_tables(config) if plan.target.sink_id == sink_id)
-    source = await connect_source(config.source)
-    table: SourceTable = await source.table(config.source.tables[0])
+    source, table = await _source(config)
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731, T201
     passing = cast("Passing", AtRest())
     pair = Pair(plan, plan.target.topics[0], table, source, passing, Events(config, PlatformConfig()), say)

@@ -22,7 +22,7 @@ from sinks.factory import TablePlan
 from sinks.iceberg.catalog import connect, sorted_errors
 from sinks.iceberg.state import SinkState
 from sources.changes import CDC_TOPIC, TopicPartition
-from verify.texts import plain_schema
+from verify.lake_types import plain_schema
 
 _DELTA_SESSION = {
     # one file at a time: a batch per file and core would be held otherwise

@@ -157,7 +157,7 @@ def _conditions(pair: Pair, only: Look | None) -> list[str]:
     keys = pa.concat_tables(only.few)
     return (
         [pair.source.key_filter(pair.table, part) for part in in_parts(keys, pair.table.key)]
-        if exact(keys)
+        if exact(pair.table, keys)
         else ["TRUE"]
     )
 
@@ -172,7 +172,7 @@ async def _read(
         progress.advance(len(rows))
 
     for condition in conditions:
-        await snapshot.read(pair.table, shape.columns, taken, condition)
+        await snapshot.read(pair.table.name, shape.readings, taken, condition)
 
 
 class _Sides:

@@ -15,8 +15,9 @@ from pymysql.cursors import SSCursor
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
 from verify import texts
-from verify.mariadb_types import expression, quoted
-from verify.source import Position, SourceColumn, SourceTable, Take
+from verify.columns import Column, Reading
+from verify.mariadb_types import quoted, reading, text_of, truth
+from verify.source import Position, SourceTable, Take
 from verify.sql_keys import Dialect, key_filter
 
 ROWS_PER_FETCH = 20_000
@@ -26,15 +27,6 @@ READ_TIMEOUT_SECONDS = 600
 _LOST = frozenset({2006, 2013, 1053, 1317})
 _NO_TABLE = 1146
 _SYNTAX = 1064
-
-_COLUMNS = """
-    SELECT COLUMN_NAME, DATA_TYPE, IS_NULLABLE = 'YES', IF(DATA_TYPE = 'bit', NUMERIC_PRECISION, NULL)
-    FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION
-"""
-_KEY = """
-    SELECT COLUMN_NAME FROM information_schema.KEY_COLUMN_USAGE
-    WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND CONSTRAINT_NAME = 'PRIMARY' ORDER BY ORDINAL_POSITION
-"""
 
 
 class MariaDbReader:
@@ -70,27 +62,15 @@ class MariaDbReader:
         with _asking(where):
             return cls(await asyncio.to_thread(connect), source, where)
 
-    async def table(self, name: str) -> SourceTable:
-        parts = name.split(".", 1)
-        columns = await self._query(_COLUMNS, parts)
-        if not columns:
-            raise ConfigurationError(f"{self._where}: there is no table {name}, or the user may not read it")
-        key = await self._query(_KEY, parts)
-        rows = await self._query(
-            "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s", parts
-        )
-        found = tuple(
-            SourceColumn(_text(name), _text(type_).lower(), nullable == b"1", None if length is None else int(length))
-            for name, type_, nullable, length in columns
-        )
-        return SourceTable(name, found, tuple(_text(row[0]) for row in key), int(rows[0][0] or 0))
+    async def rows(self, table: str) -> int:
+        sql = "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+        rows = await self._query(sql, table.split(".", 1))
+        return int(rows[0][0] or 0) if rows else 0
 
-    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
-        return expression(column, kind) is not None
-
-    def is_json(self, column: SourceColumn) -> bool:
-        """MySQL's JSON travels in binary, and Debezium writes it anew; MariaDB's is a text."""
-        return column.type == "json" and self._source.source_type == "mysql"
+    def reading(self, column: Column, kind: pa.DataType) -> Reading | None:
+        if pa.types.is_boolean(kind) and column.source.type == "tinyint(1)":
+            return truth(column.name)
+        return reading(column, mysql=self._source.source_type == "mysql") if column.fits(kind) else None
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[MariaDbSnapshot]:
@@ -122,7 +102,7 @@ class MariaDbReader:
             await self._query(f"INSERT INTO {name} VALUES (%s, %s, %s)", statement)
 
     def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
-        return key_filter(table, keys, Dialect(quoted, "x'{}'", backslash_escapes=True))
+        return key_filter(table, keys, Dialect(quoted, text_of, "x'{}'", backslash_escapes=True))
 
     async def close(self) -> None:
         self._connection.close()
@@ -155,26 +135,21 @@ class MariaDbSnapshot:
         self._where = where
         self.position = position
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+    async def read(self, table: str, columns: Mapping[pa.Field, Reading], take: Take, where: str = "TRUE") -> None:
         await asyncio.to_thread(self._read, table, columns, take, where)
 
-    def _read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str) -> None:
-        picked, forms = [], []
-        for field in columns:
-            column = table.column(field.name)
-            found = expression(column, field.type) if column else None
-            assert found is not None, f"{table.name}.{field.name} isn't readable"
-            picked.append(found[0])
-            forms.append(found[1])
-        source = ".".join(quoted(part) for part in table.name.split(".", 1))
-        with _asking(f"{self._where}, {table.name}"), self._connection.cursor(SSCursor) as cursor:
-            cursor.execute(f"SELECT {', '.join(picked)} FROM {source} WHERE {where}")
+    def _read(self, table: str, columns: Mapping[pa.Field, Reading], take: Take, where: str) -> None:
+        schema = pa.schema(list(columns))
+        picked = ", ".join(reading.sql for reading in columns.values())
+        source = ".".join(quoted(part) for part in table.split(".", 1))
+        with _asking(f"{self._where}, {table}"), self._connection.cursor(SSCursor) as cursor:
+            cursor.execute(f"SELECT {picked} FROM {source} WHERE {where}")
             while rows := cursor.fetchmany(ROWS_PER_FETCH):
                 arrays = [
-                    texts.column(field.name, texts.strings(list(values)), field.type, form)
-                    for field, form, values in zip(columns, forms, zip(*rows, strict=True), strict=True)
+                    texts.column(field.name, texts.strings(list(values)), field.type, reading.read)
+                    for (field, reading), values in zip(columns.items(), zip(*rows, strict=True), strict=True)
                 ]
-                take(pa.table(arrays, schema=columns))
+                take(pa.table(arrays, schema=schema))
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pyarrow.csv as csv
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import SourceConfig
 from verify import texts
-from verify.postgres_types import SESSION, expression, quoted
-from verify.source import Position, SourceColumn, SourceTable, Take
+from verify.columns import Column, Reading
+from verify.postgres_types import SESSION, quoted, reading, text_of
+from verify.source import Position, SourceTable, Take
 from verify.sql_keys import Dialect, key_filter
 
 BATCH_BYTES = 4 << 20
@@ -26,25 +27,6 @@ _HEADERS = (24, 40)
 """Bytes of a log page, and of the headers at the start of a page and of a segment."""
 
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
-
-_COLUMNS = """
-    WITH RECURSIVE base AS (
-        SELECT a.attnum, a.attname, a.attnotnull, a.atttypmod, t.oid, t.typname, t.typtype, t.typbasetype
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
-        SELECT b.attnum, b.attname, b.attnotnull, b.atttypmod, t.oid, t.typname, t.typtype, t.typbasetype
-        FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
-    )
-    SELECT attname, typname, NOT attnotnull, CASE WHEN typname IN ('bit', 'varbit') AND atttypmod > 0 THEN atttypmod END
-    FROM base WHERE typtype <> 'd' ORDER BY attnum
-"""
-
-_KEY = """
-    SELECT a.attname FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k(attnum, n)
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = $1::regclass AND i.indisprimary ORDER BY k.n
-"""
 
 _SENT = """
     SELECT r.sent_lsn >= $2::text::pg_lsn FROM pg_replication_slots s
@@ -80,21 +62,15 @@ class PostgresReader:
             raise ConfigurationError(f"{where}: {error}") from error
         return cls(connection, source, where)
 
-    async def table(self, name: str) -> SourceTable:
-        with self._asking(name):
-            columns = await self._connection.fetch(_COLUMNS, _table(name))
-            key = await self._connection.fetch(_KEY, _table(name))
+    async def rows(self, table: str) -> int:
+        with self._asking(table):
             rows = await self._connection.fetchval(
-                "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", _table(name)
+                "SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", _table(table)
             )
-        return SourceTable(name, tuple(SourceColumn(*c) for c in columns), tuple(k[0] for k in key), max(0, rows))
+        return max(0, int(rows))
 
-    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
-        return expression(column, kind) is not None
-
-    def is_json(self, column: SourceColumn) -> bool:
-        """hstore, which Debezium writes as JSON; json and jsonb travel as the text that the database writes."""
-        return column.type == "hstore"
+    def reading(self, column: Column, kind: pa.DataType) -> Reading | None:
+        return reading(column) if column.fits(kind) else None
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
@@ -129,7 +105,7 @@ class PostgresReader:
             await self._connection.executemany(f"INSERT INTO {_table(table)} VALUES ($1, $2, $3)", statements)
 
     def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
-        return key_filter(table, keys, Dialect(quoted, "'\\x{}'::bytea"))
+        return key_filter(table, keys, Dialect(quoted, text_of, "'\\x{}'::bytea"))
 
     async def close(self) -> None:
         await self._connection.close()
@@ -146,26 +122,20 @@ class PostgresSnapshot:
         self._where = where
         self.position = position
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
+    async def read(self, table: str, columns: Mapping[pa.Field, Reading], take: Take, where: str = "TRUE") -> None:
         """Every value is quoted in the CSV, so that only null is empty. A message of COPY's holds whole rows (so says
         the protocol), so what has gathered after any of them can be parsed."""
-        picked, forms = [], []
-        for field in columns:
-            column = table.column(field.name)
-            found = expression(column, field.type) if column else None
-            assert found is not None, f"{table.name}.{field.name} isn't readable"
-            picked.append(found[0])
-            forms.append(found[1])
+        schema = pa.schema(list(columns))
         gathered: list[bytes] = []
         size = 0
 
         def flush() -> None:
-            rows = _parse(b"".join(gathered), columns.names)
+            rows = _parse(b"".join(gathered), len(columns))
             arrays = [
-                texts.column(field.name, rows.column(i).combine_chunks(), field.type, form)
-                for i, (field, form) in enumerate(zip(columns, forms, strict=True))
+                texts.column(field.name, rows.column(i).combine_chunks(), field.type, reading.read)
+                for i, (field, reading) in enumerate(columns.items())
             ]
-            take(pa.table(arrays, schema=columns))
+            take(pa.table(arrays, schema=schema))
 
         async def receive(data: bytes) -> None:
             nonlocal size
@@ -176,16 +146,17 @@ class PostgresSnapshot:
                 gathered.clear()
                 size = 0
 
-        query = f"SELECT {', '.join(picked)} FROM {_table(table.name)} WHERE {where}"
-        with _asking(f"{self._where}, {table.name}"):
+        picked = ", ".join(reading.sql for reading in columns.values())
+        query = f"SELECT {picked} FROM {_table(table)} WHERE {where}"
+        with _asking(f"{self._where}, {table}"):
             await self._connection.copy_from_query(query, output=receive, format="csv", force_quote=True)
         if gathered:
             await asyncio.to_thread(flush)
 
 
-def _parse(data: bytes, names: list[str]) -> pa.Table:
+def _parse(data: bytes, columns: int) -> pa.Table:
     """CSV with every value quoted as columns of strings."""
-    numbered = [str(number) for number in range(len(names))]
+    numbered = [str(number) for number in range(columns)]
     return csv.read_csv(
         io.BytesIO(data),
         csv.ReadOptions(column_names=numbered, use_threads=False, block_size=len(data) + 1),

@@ -1,11 +1,35 @@
-"""How PostgreSQL is asked to write a column, so that `verify.texts` reads what Debezium would have sent."""
+"""How PostgreSQL is asked to write a column, and what reads it, so that what comes is what Debezium sent.
+
+None of the expressions is a cast of the column where the type's own text is meant: `inet` and `char(n)` are cast to
+other texts than they write.
+"""
 
 from __future__ import annotations
 
-import pyarrow as pa
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from verify.source import SourceColumn
-from verify.texts import OUT_OF_RANGE, Form
+from sources.debezium.connect_types import ConnectType
+from sources.debezium.postgres_types import TEXTS, canonical
+from sources.debezium.source_types import Modes, SqlType
+from verify import geometries, structured
+from verify.columns import Column, Reading
+from verify.moments import Moments, nulled
+from verify.texts import (
+    bits,
+    documents,
+    each,
+    entries,
+    finite,
+    hexadecimal,
+    lists,
+    named,
+    null_as_empty,
+    plain,
+    sorted_maps,
+    whole,
+)
 
 SESSION = {
     "timezone": "UTC",
@@ -19,10 +43,21 @@ SESSION = {
 }
 """Settings of the session under which the expressions below mean what they say."""
 
-_NUMBERS = frozenset({"int2", "int4", "int8", "oid"})
-_FLOATS = frozenset({"float4", "float8"})
-_DECIMALS = frozenset({"numeric", "money"})
-_OUT = f"'{OUT_OF_RANGE}'"
+_NUMBERS = frozenset({"boolean", "smallint", "integer", "bigint", "oid", "real", "double precision"})
+_GEOMETRIES: Mapping[str, Callable[[str], Any]] = {
+    "point": geometries.point,
+    "line": geometries.line,
+    "circle": geometries.circle,
+    "lseg": geometries.segment,
+    "box": geometries.box,
+    "path": geometries.path,
+    "polygon": geometries.polygon,
+}
+_UNTRIED = frozenset({"geometry", "geography", "sparsevec"})
+"""Types of extensions whose representation isn't known for sure."""
+_PARTS = ("year", "month", "day", "hour", "minute", "second")
+_TEMPORAL = frozenset({"date", "time", "timestamp", "timestamptz"})
+_ITEMS = _NUMBERS | TEXTS | _TEMPORAL | {"numeric", "bytea", "hstore", "timetz"}
 
 
 def quoted(name: str) -> str:
@@ -30,78 +65,161 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def expression(column: SourceColumn, kind: pa.DataType) -> tuple[str, Form] | None:
-    """The SQL expression of a column and the form of what it gives; None if it isn't known for this pair of types."""
-    name, type_ = quoted(column.name), column.type
-    if pa.types.is_boolean(kind):
-        return {"bool": (f"{name}::text", "plain"), "bit": (f"({name} = B'1')::text", "plain")}.get(type_)  # type: ignore[return-value]
-    if pa.types.is_integer(kind):
-        return (f"{name}::text", "plain") if type_ in _NUMBERS else None
-    if pa.types.is_floating(kind):
-        return (f"{name}::text", "plain") if type_ in _FLOATS | _NUMBERS else None
-    if pa.types.is_decimal(kind):
-        return (f"{name}::numeric::text", "plain") if type_ in _DECIMALS | _NUMBERS else None
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return _moment(name, type_, kind)
-    if pa.types.is_time(kind):
-        return (_within(name, f"{name} < '24:00:00'", f"{name}::text"), "plain") if type_ == "time" else None
-    if pa.types.is_binary(kind):
-        return _bytes(name, type_)
-    if pa.types.is_string(kind):
-        return _text(name, type_), "plain"
-    if pa.types.is_list(kind):
-        if type_ in ("vector", "halfvec"):
-            return f"{name}::text", "json"
-        known = type_.startswith("_") and expression(SourceColumn("e", type_[1:]), kind.value_type) is not None
-        return (f"array_to_json({name})::text", "json") if known and not pa.types.is_binary(kind.value_type) else None
-    if pa.types.is_struct(kind) and type_ == "point":
-        return _point(name), "json"
-    return None
-
-
-def _within(name: str, condition: str, text: str) -> str:
-    return f"CASE WHEN {condition} THEN {text} WHEN {name} IS NOT NULL THEN {_OUT} END"
-
-
-def _moment(name: str, type_: str, kind: pa.DataType) -> tuple[str, Form] | None:
-    wanted = "date" if pa.types.is_date(kind) else "timestamptz" if kind.tz else "timestamp"
-    if type_ != wanted:
+def reading(column: Column) -> Reading | None:
+    """How a column is read; None if it isn't known how Debezium represents it."""
+    type_, name = canonical(SqlType.parse(column.source.type)), quoted(column.name)
+    wire, rule = column.wire, column.rule
+    if wire is None:
         return None
-    moment = f"({name} AT TIME ZONE 'UTC')" if type_ == "timestamptz" else name
-    condition = f"{name} >= '0001-01-01' AND {name} < '10000-01-01'"
-    return _within(name, condition, f"{moment}::text"), "plain"
+    if not type_.dimensions:
+        found = _one(name, type_, wire, column.modes, exact=rule.misfit == "text")
+    elif wire.kind == "array" and wire.items is not None:
+        found = _array(name, type_, wire.items, column.modes, accept_loss=rule.accept_loss)
+    else:  # of bits, which Debezium sends as null
+        found = Reading("NULL::text", hexadecimal) if rule.accept_loss else None
+    if found is not None and rule.misfit == "set_null" and type_.name in _TEMPORAL:
+        return replace(found, read=nulled(found.read))
+    return found
 
 
-def _bytes(name: str, type_: str) -> tuple[str, Form]:
-    if type_ == "bytea":
-        return f"encode({name}, 'hex')", "hex"
-    if type_ in ("bit", "varbit"):
-        return f"{name}::text", "bits"
-    # a type that Debezium doesn't know comes as the bytes of its text
-    return f"encode(convert_to({name}::text, 'UTF8'), 'hex')", "hex"
+def text_of(column: Column) -> str:
+    """The expression whose text is that of the column in the lake."""
+    found = reading(column)
+    return quoted(column.name) if found is None else found.sql
 
 
-def _text(name: str, type_: str) -> str:
-    if type_ == "time":  # a Delta table has no type for it
-        return f"to_char({name}, 'HH24:MI:SS.US')"
-    if type_ == "timetz":
-        return f"replace(({name} AT TIME ZONE 'UTC')::text, '+00', 'Z')"
-    if type_ == "numeric":
-        return f"CASE WHEN {name} <> 'NaN' THEN {name}::text END"
-    if type_ == "interval":
-        parts = ", ".join(f"extract({part} FROM {name})::int" for part in ("year", "month", "day", "hour", "minute"))
-        seconds = f"trim_scale(extract(second FROM {name})::numeric)"
-        return f"CASE WHEN {name} IS NOT NULL THEN format('P%sY%sM%sDT%sH%sM%sS', {parts}, {seconds}) END"
-    # not name::text: that isn't what the type writes for inet and char(n)
-    return name
+def _array(name: str, type_: SqlType, items: ConnectType, modes: Modes, *, accept_loss: bool) -> Reading | None:
+    """An array as JSON of its items' texts."""
+    item = _item(replace(type_, dimensions=0), items, modes)
+    if item is None:
+        return None
+    sql = f"to_json(ARRAY(SELECT {item.sql} FROM unnest({name}) WITH ORDINALITY u(e, n) ORDER BY n))"
+    if accept_loss:  # Debezium sends inner arrays as null
+        inner = f"to_json(array_fill(NULL::text, ARRAY[array_length({name}, 1)]))"
+        sql = f"CASE WHEN array_ndims({name}) > 1 THEN {inner} ELSE {sql} END"
+    read = whole(lists(item.read)) if type_.name == "numeric" else lists(item.read)
+    of_structs = modes.time == "structured" and items.kind == "struct"
+    alike = null_as_empty if of_structs and type_.name != "numeric" else item.alike
+    return Reading(f"CASE WHEN {name} IS NOT NULL THEN {sql}::text END", read, alike)
 
 
-def _point(name: str) -> str:
-    """Debezium's Point: coordinates, and the same as well-known bytes (little endian, type 1)."""
-    numbers = "".join(
-        f" || encode(substring(float8send({name}[{axis}]) FROM {byte} FOR 1), 'hex')"
-        for axis in (0, 1)
-        for byte in range(8, 0, -1)
+def _item(type_: SqlType, wire: ConnectType, modes: Modes) -> Reading | None:
+    """Most are as a column of the type; how those of rare types arrive isn't known."""
+    if type_.name not in _ITEMS:
+        return None
+    if type_.name == "time":
+        return _moment("e", type_, modes, exact=False, cut=True)
+    found = _one("e", type_, wire, modes)
+    return None if found is None else replace(found, sql=_own_text("e")) if found.sql == "e" else found
+
+
+def _own_text(name: str) -> str:
+    """A value's text as its type writes it, which a cast isn't for `inet` and `char(n)`."""
+    return f"CASE WHEN {name} IS NOT NULL THEN concat({name}) END"
+
+
+def _one(x: str, type_: SqlType, wire: ConnectType, modes: Modes, *, exact: bool = False) -> Reading | None:
+    """A value that is no array. Its SQL is `x` itself where COPY writes the type's own text."""
+    name = type_.name
+    if name in _UNTRIED:
+        return None
+    if name in _NUMBERS:
+        return Reading(f"{x}::text", plain)
+    if name in _GEOMETRIES:
+        return Reading(f"{x}::text", each(_GEOMETRIES[name]), sorted_maps)
+    if name in TEXTS:
+        return Reading(x, plain)
+    match name:
+        case "bit" | "varbit":
+            boolean = wire.kind == "boolean"
+            return Reading(f"({x} = B'1')::text", plain) if boolean else Reading(f"{x}::text", each(_bits))
+        case "numeric" | "money":
+            # of a type without scale Debezium sends the value without its last zeros
+            trimmed = (wire.name or "").endswith("VariableScaleDecimal")
+            return _decimal(f"trim_scale({x})" if trimmed else f"{x}::numeric", modes)
+        case "bytea":
+            return _bytes(x, modes)
+        case "hstore":
+            if modes.hstore == "map":
+                return Reading(f"{x}::json::text", each(entries), sorted_maps)
+            return Reading(f"{x}::json::text", plain, documents)
+        case "date" | "time" | "timestamp" | "timestamptz" | "timetz":
+            return _moment(x, type_, modes, exact=exact, cut=False)
+        case "vector" | "halfvec":
+            return Reading(f"{x}::text", lists(plain))
+    if name.startswith("interval"):
+        return _interval(x, modes)
+    return _bytes(f"convert_to({x}::text, 'UTF8')", modes)
+
+
+def _moment(x: str, type_: SqlType, modes: Modes, *, exact: bool, cut: bool) -> Reading:
+    """Dates and times; the session is in UTC. `cut`: the connector leaves out what is finer than milliseconds."""
+    precision = 6 if (given := type_.number(0)) is None else given
+    if modes.time == "structured":
+        # 24:00 arrives as null, if the connector doesn't stop
+        text = f"date_trunc('milliseconds', {x})::text" if cut else f"{x}::text"
+        sql = f"CASE WHEN {x} < '24:00' THEN {text} END" if type_.name == "time" else text
+        return Reading(sql, each(structured.moment(precision, "Z" if type_.name == "timestamptz" else None)))
+    digits = {"isostring": None, "nanoseconds": 9}.get(modes.time, 6)
+    cut = cut or (precision > 3 and modes.time == "connect")
+    match type_.name:
+        case "date":
+            return Reading(f"{x}::text", Moments(exact))
+        case "time" if modes.time == "isostring":
+            return Reading(f"CASE {x} WHEN '24:00' THEN '00:00:00' ELSE {x}::text END", Moments(exact, digits, cut=cut))
+        case "time":
+            return Reading(f"{x}::text", Moments(exact, digits, cut=cut))
+        case "timestamp" if modes.time == "nanoseconds":
+            return Reading(_in_nanoseconds(x), Moments(exact, digits))
+        case "timestamp":
+            counted = modes.time == "microseconds" or (precision > 3 and modes.time.startswith("adaptive"))
+            return Reading(f"{x}::text", Moments(exact, digits, cut=cut, counted=counted))
+        case "timestamptz":
+            return Reading(f"({x} AT TIME ZONE 'UTC')::text", Moments(exact, precision, zone="Z"))
+    return Reading(f"replace(({x} AT TIME ZONE 'UTC')::text, '+00', 'Z')", plain)
+
+
+def _in_nanoseconds(x: str) -> str:
+    """What 64 bits can't count arrives as null, infinity as their ends."""
+    first, last = "1677-09-21 00:12:43.145224192", "2262-04-11 23:47:16.854775807"
+    ends = f"CASE {x} WHEN 'infinity' THEN '{last}' WHEN '-infinity' THEN '{first}' END"
+    return (
+        f"CASE WHEN isfinite({x}) THEN CASE WHEN {x} > '{first}' AND {x} < '{last}' THEN {x}::text END ELSE {ends} END"
     )
-    fields = f"'x', {name}[0], 'y', {name}[1], 'wkb', '0101000000'{numbers}, 'srid', NULL"
-    return f"CASE WHEN {name} IS NOT NULL THEN json_build_object({fields})::text END"
+
+
+def _interval(x: str, modes: Modes) -> Reading:
+    """As ISO 8601, or in microseconds."""
+    year, month, day, hour, minute, second = (f"extract({part} FROM {x})" for part in _PARTS)
+    if modes.interval == "string" or modes.time == "structured":
+        numbers = ", ".join(f"{part}::int" for part in (year, month, day, hour, minute))
+        text = f"format('P%sY%sM%sDT%sH%sM%sS', {numbers}, trim_scale({second}::numeric))"
+        read = each(structured.duration(6)) if modes.time == "structured" else plain
+        return Reading(f"CASE WHEN {x} IS NOT NULL THEN {text} END", read)
+    # a month of 30.4375 days, counted in floating point as Debezium does
+    days = f"({year} * 12 + {month})::float8 * 30.4375 + {day}::float8"
+    seconds = f"((({days}) * 24 + {hour}::float8) * 60 + {minute}::float8) * 60 + {second}::float8"
+    return Reading(f"trunc(({seconds}) * 1e6)::bigint::text", plain)
+
+
+def _decimal(x: str, modes: Modes) -> Reading:
+    if modes.decimal == "double":
+        return Reading(f"{x}::float8::text", plain)
+    return Reading(f"{x}::text", named if modes.decimal == "string" else finite)
+
+
+def _bits(text: str) -> bytes:
+    """Debezium leaves the highest zeros out."""
+    return bits(text).rstrip(b"\0")
+
+
+def _bytes(x: str, modes: Modes) -> Reading:
+    if modes.binary == "bytes":
+        return Reading(f"encode({x}, 'hex')", hexadecimal)
+    if modes.binary == "hex":
+        return Reading(f"encode({x}, 'hex')", plain)
+    # with line breaks, which Debezium doesn't write
+    url_safe = modes.binary == "base64-url-safe"
+    return Reading(
+        f"translate(encode({x}, 'base64'), E'{'+/' if url_safe else ''}\\n', '{'-_' if url_safe else ''}')", plain
+    )

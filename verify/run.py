@@ -7,9 +7,9 @@ connector that seemed to be done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from config.errors import LakewardError
 from config.pipeline import PipelineConfig
@@ -17,6 +17,7 @@ from config.platform import PlatformConfig
 from sinks.factory import TablePlan, plan_tables
 from sources.debezium.client import DebeziumClient
 from sources.kafka.lag import KafkaMonitor
+from verify.columns import Column, source_columns
 from verify.compare import Differing
 from verify.events import Events
 from verify.finding import Finding
@@ -26,7 +27,7 @@ from verify.passing import Passing
 from verify.progress import Say
 from verify.repair import REPAIR_ROWS, Repair
 from verify.report import Report, Unclear, Verdict
-from verify.source import SourceReader, connect_source
+from verify.source import SourceReader, connect_source, source_table
 
 LOOKS = 3
 
@@ -71,9 +72,10 @@ async def _connected(
         platform.connector.connect_url, timeout_seconds=platform.connector.timeout_seconds, retry_max_attempts=1
     )
     try:
+        columns = await source_columns(pipeline, platform)
         passing = Passing(pipeline, source, monitor, connect, timeout, say)
         events = await Events.connect(pipeline, platform)
-        yield _Run(pipeline, source, passing, events, Limits(examples, REPAIR_ROWS), say, output)
+        yield _Run(pipeline, source, columns, passing, events, Limits(examples, REPAIR_ROWS), say, output)
     finally:
         await connect.close()
         await monitor.close()
@@ -84,6 +86,7 @@ async def _connected(
 class _Run:
     pipeline: PipelineConfig
     source: SourceReader
+    columns: Mapping[str, tuple[Column, ...]]
     passing: Passing
     events: Events
     limits: Limits
@@ -106,10 +109,7 @@ class _Run:
 
     async def _finding(self, plan: TablePlan, topic: str) -> Finding | Verdict:
         try:
-            table = await self.source.table(self._table(topic))
-            named = self.pipeline.source.key_columns.get(table.name)
-            if named:
-                table = replace(table, key=named)
+            table = await source_table(self.source, self.pipeline, self.columns, self._table(topic))
             pair = Pair(plan, topic, table, self.source, self.passing, self.events, self.say)
             self.say(f"comparing {table.name} with {plan.target.sink_id} → {plan.target.name}")
             return await self._settled(pair)

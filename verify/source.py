@@ -9,7 +9,9 @@ from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from config.pipeline import SourceConfig
+from config.errors import ConfigurationError
+from config.pipeline import PipelineConfig, SourceConfig
+from verify.columns import Column, Reading
 
 Take: TypeAlias = Callable[[pa.Table], None]
 """Takes a batch of rows; called in a worker thread."""
@@ -24,26 +26,16 @@ class Position:
 
 
 @dataclass(frozen=True)
-class SourceColumn:
-    """A column. `type`: the database's name of its type, without length; `length`: of bit strings, in bits."""
-
-    name: str
-    type: str
-    nullable: bool = True
-    length: int | None = None
-
-
-@dataclass(frozen=True)
 class SourceTable:
-    """`name`: `schema.table`. `key`: the primary key's columns, in its order, empty without one. `rows`: about how many
-    there are, as the database's statistics say."""
+    """`name`: `schema.table`. `key`: the columns by which rows are told apart, empty without any. `rows`: about how
+    many there are, as the database's statistics say."""
 
     name: str
-    columns: tuple[SourceColumn, ...]
+    columns: tuple[Column, ...]
     key: tuple[str, ...]
     rows: int
 
-    def column(self, name: str) -> SourceColumn | None:
+    def column(self, name: str) -> Column | None:
         """The column of this name, None if there is none."""
         return next((column for column in self.columns if column.name == name), None)
 
@@ -54,9 +46,9 @@ class SourceSnapshot(Protocol):
     position: Position
     """All that this snapshot shows was logged before it."""
 
-    async def read(self, table: SourceTable, columns: pa.Schema, take: Take, where: str = "TRUE") -> None:
-        """Hand over the rows for which `where` (SQL) holds, with these columns at these types (as the sink stores
-        them), in batches of some 10,000.
+    async def read(self, table: str, columns: Mapping[pa.Field, Reading], take: Take, where: str = "TRUE") -> None:
+        """Hand over the rows of `schema.table` for which `where` (SQL) holds, with these columns at their types (as
+        the sink stores them), in batches of some 10,000.
 
         Raises ConfigurationError for a value that doesn't fit, Unavailable when the connection is lost.
         """
@@ -65,14 +57,11 @@ class SourceSnapshot(Protocol):
 class SourceReader(Protocol):
     """A connection to the source database. Raises Unavailable when it is away."""
 
-    async def table(self, name: str) -> SourceTable:
-        """Columns and key of `schema.table`. Raises ConfigurationError if there is no such table."""
+    async def rows(self, table: str) -> int:
+        """About how many rows `schema.table` has, as the database's statistics say."""
 
-    def readable(self, column: SourceColumn, kind: pa.DataType) -> bool:
-        """Whether it is known how values of this column are represented at the sink's type."""
-
-    def is_json(self, column: SourceColumn) -> bool:
-        """Whether the connector may write this column's JSON in another way than the database does."""
+    def reading(self, column: Column, kind: pa.DataType) -> Reading | None:
+        """How the values of a column are read at the sink's type; None if it isn't known how they are represented."""
 
     def snapshot(self) -> AbstractAsyncContextManager[SourceSnapshot]:
         """A snapshot that lasts as long as the block; one at a time."""
@@ -91,6 +80,17 @@ class SourceReader(Protocol):
 
     async def close(self) -> None:
         """Let go of the connection."""
+
+
+async def source_table(
+    source: SourceReader, pipeline: PipelineConfig, columns: Mapping[str, tuple[Column, ...]], name: str
+) -> SourceTable:
+    """The table `schema.table`, out of the `columns` of all tables. Raises ConfigurationError if it isn't there."""
+    found = columns.get(name)
+    if found is None:
+        raise ConfigurationError(f"the source has no table {name}, or the user may not read it (source.tables)")
+    primary = tuple(column.name for column in found if column.source.key)
+    return SourceTable(name, found, pipeline.source.key_columns.get(name, primary), await source.rows(name))
 
 
 async def connect_source(source: SourceConfig) -> SourceReader:

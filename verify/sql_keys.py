@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +11,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from verify.columns import Column
 from verify.source import SourceTable
-from verify.texts import OUT_OF_RANGE, readable
+from verify.texts import readable
 
 KEYS_AT_ONCE = 200
 """Keys of one condition."""
@@ -19,10 +21,11 @@ KEYS_AT_ONCE = 200
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a database writes identifiers, a literal of bytes (`{}` stands for their hexadecimal digits), and whether a
-    backslash escapes in its texts."""
+    """How a database writes identifiers, the expression whose text is that of a column in the lake, a literal of bytes
+    (`{}` stands for their hexadecimal digits), and whether a backslash escapes in its texts."""
 
     quoted: Callable[[str], str]
+    text_of: Callable[[Column], str]
     bytes_as: str
     backslash_escapes: bool = False
 
@@ -30,18 +33,19 @@ class Dialect:
 def key_filter(table: SourceTable, keys: pa.Table, dialect: Dialect) -> str:
     """`id IN (…)`, or `(a, b) IN ((…), …)`, for keys at the sink's types; `FALSE` for none.
 
-    Keys with a date or time that no sink holds (infinity) are left out: they are dead letters for good.
+    Keys with a date or time that no sink holds (infinity) are left out, as they are dead letters for good; so are those
+    whose text is none of the database's (`-0043-03-15`).
     """
     columns = [[readable(value) for value in keys.column(name)] for name in table.key]
-    temporal = [pa.types.is_temporal(keys.schema.field(name).type) for name in table.key]
+    temporal = [_is_temporal(table, keys.schema.field(name)) for name in table.key]
     rows = [
         [_literal(value, dialect) for value in row]
         for row in zip(*columns, strict=True)
-        if not any(out and value == OUT_OF_RANGE for out, value in zip(temporal, row, strict=True))
+        if not any(out and _is_odd(value) for out, value in zip(temporal, row, strict=True))
     ]
     if not rows:
         return "FALSE"
-    names = [dialect.quoted(name) for name in table.key]
+    names = [_operand(table, keys.schema.field(name), dialect) for name in table.key]
     if len(names) == 1:
         return f"{names[0]} IN ({', '.join(row[0] for row in rows)})"
     listed = ", ".join(f"({', '.join(row)})" for row in rows)
@@ -57,11 +61,41 @@ def in_parts(keys: pa.Table, key: Sequence[str]) -> Iterator[pa.Table]:
         yield sorted_keys.slice(first, KEYS_AT_ONCE)
 
 
-def exact(keys: pa.Table) -> bool:
-    """Whether a condition finds rows by these keys without fail: not so for floats, whose literals are others, and for
-    dates and times that have none."""
+def exact(table: SourceTable, keys: pa.Table) -> bool:
+    """Whether a condition finds rows by these keys without fail: not so for floats, whose literals are others, for
+    dates and times, some of which have none, and for numbers that became others on the way."""
     tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_decimal)
-    return all(any(test(kind) for test in tests) for kind in keys.schema.types)
+    return all(
+        any(test(field.type) for test in tests) and not _is_temporal(table, field) and not _is_wrapped(table, field)
+        for field in keys.schema
+    )
+
+
+def _is_temporal(table: SourceTable, field: pa.Field) -> bool:
+    column = table.column(field.name)
+    return pa.types.is_temporal(field.type) or (column is not None and column.temporal)
+
+
+def _is_wrapped(table: SourceTable, field: pa.Field) -> bool:
+    """Whether it is a `bigint unsigned` whose upper half is negative in the lake."""
+    column = table.column(field.name)
+    return (
+        pa.types.is_int64(field.type)
+        and column is not None
+        and column.source.type.startswith("bigint")
+        and ("unsigned" in column.source.type)
+    )
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, str) and not re.match(r"\d{1,4}[-:]", value)
+
+
+def _operand(table: SourceTable, field: pa.Field, dialect: Dialect) -> str:
+    column = table.column(field.name)
+    if column is None or column.temporal or not pa.types.is_string(field.type):
+        return dialect.quoted(field.name)
+    return dialect.text_of(column)
 
 
 def _literal(value: Any, dialect: Dialect) -> str:

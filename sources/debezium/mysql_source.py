@@ -42,11 +42,12 @@ class MySqlSource:
         def read(cursor: Any) -> dict[str, tuple[SourceColumn, ...]]:
             found: dict[str, tuple[SourceColumn, ...]] = {}
             sql = (
-                "SELECT table_schema, table_name, column_name, column_type, is_nullable = 'YES', column_key = 'PRI'"
+                "SELECT table_schema, table_name, column_name, column_type, is_nullable = 'YES', column_key = 'PRI',"
+                " column_default IS NOT NULL AND column_default NOT RLIKE '^(NULL|current_timestamp.*)$'"
                 " FROM information_schema.columns WHERE (table_schema, table_name) IN %s ORDER BY ordinal_position"
             )
-            for schema, table, name, kind, nullable, key in _rows(cursor, sql, (wanted,)):
-                column = SourceColumn(name, kind, bool(nullable), bool(key))
+            for schema, table, name, kind, nullable, key, default in _rows(cursor, sql, (wanted,)):
+                column = SourceColumn(name, kind, bool(nullable), bool(key), default=bool(default))
                 found[f"{schema}.{table}"] = (*found.get(f"{schema}.{table}", ()), column)
             return found
 

@@ -69,13 +69,15 @@ _SEMANTIC = {
     "tsvector": "Tsvector",
     "enum": "Enum",
 }
+TEXTS = frozenset((*_AS_TEXT, *_SEMANTIC))
+"""Types that Debezium sends as the text that the database writes."""
 _LEFT_OUT_ARRAYS = frozenset({"money", "name", "interval", "varbit", "xml", "point"})
 _CAST = "keep a text of it in a column of its own, or leave it out (column.exclude.list)"
 
 
 def wire_type(text: str, modes: Modes) -> Wire:
     """What Debezium sends for a column whose type PostgreSQL writes as `text`."""
-    type_ = _canonical(SqlType.parse(text))
+    type_ = canonical(SqlType.parse(text))
     return _array(type_, modes) if type_.dimensions else _one(type_, modes)
 
 
@@ -95,7 +97,7 @@ def _array(type_: SqlType, modes: Modes) -> Wire:
     return Wire(ConnectType("array", items=replace(item.type, optional=True)), loss)
 
 
-def _canonical(type_: SqlType) -> SqlType:
+def canonical(type_: SqlType) -> SqlType:
     """PostgreSQL's own name of a type, its `with(out) time zone` folded in."""
     name = " ".join(part for part in (type_.name, type_.suffix) if part).replace(" without time zone", "")
     return replace(type_, name=_ALIASES.get(name, name), suffix="")

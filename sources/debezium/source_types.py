@@ -48,13 +48,15 @@ class SqlType:
 @dataclass(frozen=True)
 class SourceColumn:
     """A column of the source's catalogue: its type as the database writes it (a domain's is its base type's, an
-    enum's is `enum`), whether it may be null, is part of the primary key, or is computed from others."""
+    enum's is `enum`), whether it may be null, is part of the primary key, is computed from others, or has a constant as
+    its default (told by MariaDB and MySQL)."""
 
     name: str
     type: str
     nullable: bool = True
     key: bool = False
     generated: bool = False
+    default: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,13 @@ def step(execute: Any, number: int) -> None:
 
 @contextmanager
 def postgres(
-    services: Endpoints, folder: Path, *sinks: str, tables: tuple[str, ...] = ("accounts", "lines")
+    services: Endpoints,
+    folder: Path,
+    *sinks: str,
+    tables: tuple[str, ...] = ("accounts", "lines"),
+    columns: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Place, Any, Any]]:
-    """A pipeline over a database of its own, and two ways (connections) to execute a statement."""
+    """A pipeline over a database of its own, and two ways (connections) to execute a statement. `columns`: by table."""
     server, name = services["postgres"], f"v{uuid4().hex[:10]}"
     login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
     admin = psycopg2.connect(**login, dbname=server.more["database"])
@@ -99,6 +103,7 @@ def postgres(
         "password": server.password,
         "database": name,
         "tables": [f"public.{table}" for table in tables],
+        "columns": {f"public.{table}": rules for table, rules in (columns or {}).items()},
         "signal_table": "public.signals",
         "slot_name": name,
         "publication_name": name,
@@ -170,7 +175,7 @@ def examples(found: dict[str, Any]) -> set[tuple[str, int, str]]:
 
 def damage(place: Place, sink: str, gone: pa.Table) -> None:
     """A row of each kind; the writer leaves these keys alone. `gone`: the row that the source has deleted."""
-    table = Damage(place, sink, "accounts")
+    table = Damage(place.plan(sink, "accounts"))
     table.delete(1)
     table.add(table.rows(2))
     table.change(3, owner="damaged")
@@ -202,7 +207,7 @@ def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, fo
         assert status == 0, said(found)
         assert all(counts(one) == NONE for one in found.values())
         assert found[sinks[0], "lines"]["comparison"]["source_rows"] == 1000
-        there = {sink: Damage(place, sink, "accounts").rows(5) for sink in sinks}
+        there = {sink: Damage(place.plan(sink, "accounts")).rows(5) for sink in sinks}
         execute("DELETE FROM accounts WHERE id = 5")
         status, found = place.verify()
         assert status == 0, said(found)
@@ -236,7 +241,7 @@ def check_all(place: Place, sinks: tuple[str, ...], execute: Any, write: Any, fo
         with writer.resting():
             for sink in sinks:
                 if sink.endswith("upsert"):
-                    Damage(place, sink, "accounts").delete(2)
+                    Damage(place.plan(sink, "accounts")).delete(2)
         status, found = place.verify("--repair")
         assert status == 0, said(found)
 

@@ -91,8 +91,8 @@ class Place:
 class Damage:
     """Somebody else's changes of a sink's table, by key `id`, while the worker goes on writing it."""
 
-    def __init__(self, place: Place, sink_id: str, table: str) -> None:
-        self._plan = place.plan(sink_id, table)
+    def __init__(self, plan: TablePlan) -> None:
+        self._plan = plan
 
     def rows(self, *keys: int) -> pa.Table:
         """The rows with these keys."""

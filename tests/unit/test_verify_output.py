@@ -13,13 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from config.columns import ColumnConfig
 from config.errors import ConfigurationError
+from sources.debezium.source_types import SourceColumn
+from sources.debezium.type_matrix import modes_with
 from verify import mariadb_types, postgres_types
+from verify.columns import column_in
 from verify.compare import Difference
 from verify.output import DifferenceFile
 from verify.report import Comparison, Report, Verdict
 from verify.source import SourceTable
-from verify.sql_keys import Dialect, key_filter
+from verify.sql_keys import Dialect, exact, key_filter
 
 FOUND = [
     Difference("missing", {"id": 1, "part": "a"}, {}),
@@ -70,8 +74,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
         DifferenceFile(tmp_path / "absent" / "differences.json")
 
 
-POSTGRES = Dialect(postgres_types.quoted, "'\\x{}'::bytea")
-MARIADB = Dialect(mariadb_types.quoted, "x'{}'", backslash_escapes=True)
+POSTGRES = Dialect(postgres_types.quoted, postgres_types.text_of, "'\\x{}'::bytea")
+MARIADB = Dialect(mariadb_types.quoted, mariadb_types.text_of, "x'{}'", backslash_escapes=True)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,36 @@ MARIADB = Dialect(mariadb_types.quoted, "x'{}'", backslash_escapes=True)
 )
 def test_keys_as_a_condition(values: dict[str, list[Any]], dialect: Dialect, expected: str) -> None:
     assert key_filter(SourceTable("s.t", (), tuple(values), 0), pa.table(values), dialect) == expected
+
+
+def described(text: str, source_type: str = "postgres", misfit: str = "dead_letter", **modes: str) -> SourceTable:
+    """A table whose key `k` has this type."""
+    rule = ColumnConfig.model_validate({"misfit": misfit, "accept_loss": True})
+    source = SourceColumn("k", text, nullable=False, key=True)
+    return SourceTable("s.t", (column_in(source, rule, source_type, modes_with(source_type, **modes)),), ("k",), 0)
+
+
+def test_keys_of_bytes_as_text_are_found_by_that_text() -> None:
+    keys = pa.table({"k": ["AP8="]})
+    table = described("bytea", binary_handling_mode="base64")
+    assert key_filter(table, keys, POSTGRES) == "translate(encode(\"k\", 'base64'), E'\\n', '') IN ('AP8=')"
+    assert exact(table, keys)
+    table = described("varbinary(9)", "mariadb", binary_handling_mode="hex")
+    assert key_filter(table, pa.table({"k": ["00ff"]}), MARIADB) == "LOWER(HEX(`k`)) IN ('00ff')"
+
+
+def test_keys_whose_texts_are_none_of_the_databases_are_left_out() -> None:
+    keys = pa.table({"k": ["2024-02-29", "infinity", "-0043-03-15", "+10000-01-01"]})
+    table = described("date", misfit="text")
+    assert key_filter(table, keys, POSTGRES) == "\"k\" IN ('2024-02-29')"
+    assert not exact(table, keys)  # so that all rows are read
+
+
+def test_keys_that_became_other_numbers_are_not_looked_up() -> None:
+    keys = pa.table({"k": pa.array([-1], pa.int64())})
+    assert not exact(described("bigint(20) unsigned", "mariadb", bigint_unsigned_handling_mode="long"), keys)
+    assert exact(described("bigint(20)", "mariadb"), keys)
+    assert exact(described("text"), pa.table({"k": ["-1"]}))
 
 
 def comparison(**counts: int) -> Comparison:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,17 @@ from app.deployment import deploy, deployed_topics, remove_topics, undeploy
 from config.environment import Settings, load_settings
 from sinks.base import Batch, OffsetRange
 from sinks.factory import plan_tables
-from sources.changes import Chunk
+from sources.changes import CDC_NAMES, Chunk
 from sources.debezium.decoding import learn_types, new_decoder
 from sources.kafka.reader import KafkaReader
 from stack.manager import Endpoints
 from verify.lake import read_sink_table
+from verify.report import Verdict
+from verify.run import verify_pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from verify_place import Damage
 
 TIMEOUT_SECONDS = 120.0
 STREAMED = 1000
@@ -44,13 +53,16 @@ class Variant:
 @dataclass
 class Found:
     """What a variant brought: per table and sink the rows by id, per table the reasons of the dead letters by id, per
-    topic the columns' types on Kafka; what `cdc deploy` warned of, and how many records took a path of their own."""
+    topic the columns' types on Kafka; what `cdc deploy` warned of, and how many records took a path of their own; what
+    `cdc verify` says of each table and sink, and what it says of the table `every` when its row 0 has been damaged."""
 
     rows: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(default_factory=dict)
     dead: dict[str, dict[int, str]] = field(default_factory=dict)
     wire: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     fallback_rows: int = 0
+    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
+    damaged: dict[str, Verdict] = field(default_factory=dict)
 
 
 def settings_of(variant: Variant, source: Mapping[str, Any], services: Endpoints, folder: Path) -> Settings:
@@ -155,7 +167,50 @@ async def _land(settings: Settings, folder: Path, chunks: Sequence[Chunk]) -> Fo
     """Decode the chunks, write them into both sinks, and read the tables."""
     decoder = new_decoder(settings.pipeline, settings.platform)
     await learn_types(decoder, settings.pipeline, settings.platform)
-    return await asyncio.to_thread(_write, settings, folder, chunks, decoder)
+    found = await asyncio.to_thread(_write, settings, folder, chunks, decoder)
+    found.verdicts = await _verify(settings)
+    for plan in plan_tables(settings.pipeline):
+        if plan.target.topics[0].endswith(".every"):
+            await asyncio.to_thread(Damage(plan).replace, 0, damaged)
+    found.damaged = {sink: verdict for (table, sink), verdict in (await _verify(settings)).items() if table == "every"}
+    return found
+
+
+async def _verify(settings: Settings) -> dict[tuple[str, str], Verdict]:
+    report = await verify_pipeline(settings.pipeline, settings.platform, timeout=TIMEOUT_SECONDS, examples=1000)
+    return {(verdict.table.rpartition(".")[2], verdict.sink_id): verdict for verdict in report.verdicts}
+
+
+def damaged(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of the table `every` with another value in each column."""
+    return {name: value if name == "id" or name in CDC_NAMES else other(value) for name, value in row.items()}
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type, as like it as can be."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value ^ 1
+        case float() | Decimal():
+            return value * 2 + 1
+        case str():
+            return value[:-1] + ("x" if value[-1:] != "x" else "y")
+        case bytes():
+            return value + b"\0"
+        case datetime() | date():
+            return value - timedelta(days=1)
+        case time():
+            return value.replace(microsecond=value.microsecond ^ 1)
+        case {**fields}:
+            name = next(name for name, part in fields.items() if part is not None)
+            return fields | {name: other(fields[name])}
+        case [*items, (key, value)]:
+            return [*items, (key, other(value))]
+        case [_, *items]:
+            return items
+    return value
 
 
 def _write(settings: Settings, folder: Path, chunks: Sequence[Chunk], decoder: Any) -> Found:
