@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ from verify.events import LOG_FIELDS, ORDER_FIELDS, Events
 from verify.lake import LakeVersion, open_lake
 from verify.passing import Passing
 from verify.progress import Progress, Say
-from verify.report import Unclear
+from verify.report import ColumnsChanged
 from verify.shape import Shape, shape_of
 from verify.source import SourceReader, SourceSnapshot, SourceTable, Take
 from verify.spill import Spill, spill_for
@@ -112,11 +113,22 @@ class Limits:
     repairs: int
 
 
+BEGINNINGS = 3
+"""How often a look is begun at a table whose columns change meanwhile."""
+
+
 async def look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
     """Compare all rows, or `only` those that differed in an earlier look; `take` is given the differences by parts.
 
     Raises Unclear for what keeps it from being told, and LakewardError for what is out of reach.
     """
+    for _ in range(BEGINNINGS - 1):
+        with suppress(ColumnsChanged):
+            return await _look(pair, only, limits, take)
+    return await _look(pair, only, limits, take)
+
+
+async def _look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
     before = await pair.passing.ends([pair.topic])
     first = await asyncio.to_thread(open_lake, pair.plan, pair.topic, ())
     shape = shape_of(pair.table, first, pair.source)
@@ -127,7 +139,7 @@ async def look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Lo
             await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: source.add(rows, shape.key))
         lake = await pair.passing.written(pair.plan, pair.topic, await pair.passing.sent(snapshot.position))
         if (lake.columns if lake else None) != (first.columns if first else None):
-            raise Unclear("the columns of the sink's table changed while it was looked at; run it again")
+            raise ColumnsChanged("the columns of the sink's table changed while it was looked at; run it again")
         sides = _Sides(pair, shape, snapshot, lake, before)
         selection: Selection
         if only is None:

@@ -11,6 +11,10 @@ class Unclear(Exception):
     """Whether a table is equal can't be told; the text says why."""
 
 
+class ColumnsChanged(Unclear):
+    """The sink's table got other columns, or came to be, while it was looked at."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Rows on each side (of a change log: those of the table that it describes), how many keys differ in which way, and
