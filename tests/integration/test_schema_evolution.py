@@ -365,9 +365,9 @@ async def test_worker_that_is_told_to_stops_at_a_version_that_breaks_the_rule(pl
     strict = place.folder / "strict.yaml"
     platform = yaml.safe_load((place.folder / "platform.yaml").read_text())
     strict.write_text(yaml.safe_dump({**platform, "stop_on_incompatible_schema": True}))
-    worker = WorkerProcess(
-        place.folder / "pipeline.yaml", strict, place.folder / "data", place.folder / "strict.log", web_port=free_port()
-    )
+    files = place.folder / "pipeline.yaml"
+    port = place.worker.web_port  # a static member of the group keeps its address
+    worker = WorkerProcess(files, strict, place.folder / "data", place.folder / "strict.log", web_port=port)
     worker.start()
     try:
         assert await asyncio.to_thread(worker.wait, PATIENCE_SECONDS) != 0
