@@ -11,7 +11,7 @@ UV := .tools/bin/uv
 unexport PIP_FIND_LINKS
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 
-.PHONY: help setup packages demo test lint bench bench-long lock stack-up stack-down clean
+.PHONY: help setup packages demo test lint chaos histories bench bench-long lock stack-up stack-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -40,12 +40,21 @@ demo: setup ## Show it all on a real local stack: changes in two databases, the 
 	.venv/bin/python -m demo
 
 test: setup ## Run all tests on real services
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile --durations=40
 
 lint: .venv/.stamp ## ruff and strict mypy
 	.venv/bin/ruff check --no-cache .
 	.venv/bin/ruff format --check --no-cache .
 	.venv/bin/mypy
+
+SEED ?=
+MINUTES ?= 5
+chaos: setup ## Random changes and faults, then source = table or not: make chaos SEED=1 MINUTES=20
+	.venv/bin/python -m chaos $(if $(SEED),--seed $(SEED)) --minutes $(MINUTES)
+
+HISTORIES ?= 1000
+histories: setup ## Thousands of random histories of workers around one table, by every sink: make histories HISTORIES=5000
+	HISTORIES=$(HISTORIES) .venv/bin/pytest -n 2 -v --timeout 0 tests/contract/test_histories.py
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
 	.venv/bin/python -m benchmarks

@@ -12,12 +12,14 @@ all sinks have, and the watermark is handed to the agent that keeps the table `s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+import pyarrow as pa
 import structlog
 
 from agents.stats import PipelineStats
@@ -29,7 +31,7 @@ from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.kafka.consumer import Positioning
 from sources.ledger import OffsetLedger
-from sources.protocols import ErrorRouter
+from sources.protocols import ErrorRouter, Rereading
 
 log = structlog.get_logger("lakeward.pipeline")
 
@@ -63,6 +65,7 @@ class Pipeline:
         tables: Sequence[SinkTable],
         decoder: Decoder,
         dead_letters: ErrorRouter | None,
+        rereads: Rereading | None = None,
         *,
         budget: int,
         new_sinks_read_from: str = "earliest",
@@ -77,6 +80,7 @@ class Pipeline:
         self.stats = PipelineStats()
         self._decoder = decoder
         self._dead_letters = dead_letters
+        self._rereads = rereads
         self._retry = retry
         self._earliest = new_sinks_read_from != "latest"
         self._generation = generation
@@ -96,6 +100,7 @@ class Pipeline:
                 on_rejected=self._refused,
                 on_error=lambda writer, error: self.stats.on_error(writer.sink.target.sink_id, error),
                 on_failure=self._failed,
+                on_unknown=None if rereads is None else partial(self._read_again, rereads),
                 partition_count=partition_count,
                 batch_bytes=budget // 2,
                 pressed=self._pressed,
@@ -116,7 +121,16 @@ class Pipeline:
         """Reach every destination (waiting for those that are away) and start the writers."""
         if self._prepare is not None:
             await self._prepare()
+        if self._rereads is not None:
+            await self._rereads.check()
         await asyncio.gather(*(writer.start() for writer in self._distinct))
+
+    async def flush(self, grace: float) -> None:
+        """Take nothing more, and commit what is buffered, for at most `grace` seconds; what isn't committed by then is
+        read again by the next worker."""
+        await asyncio.gather(*(writer.flush(grace) for writer in self._distinct))
+        left = {writer.name: writer.buffered_rows for writer in self._distinct if writer.buffered_rows}
+        log.info("pipeline.flushed", left=left)
 
     async def stop(self) -> None:
         """Finish the commits under way and close the sinks."""
@@ -241,6 +255,13 @@ class Pipeline:
         """Set aside what one sink can't apply; the others may have."""
         await self._send_aside(chunk, rejected, [writer.sink.target.sink_id], f"applied by {writer.name}")
         self.stats.on_refused(chunk, rejected)
+
+    async def _read_again(self, rereads: Rereading, writer: TableWriter, keys: Mapping[str, pa.Table]) -> None:
+        """Have the rows sent again of which one sink lacks values that the source didn't send."""
+        for topic, rows in keys.items():
+            log.warning("pipeline.rows_read_again", topic=topic, rows=len(rows), sink=writer.sink.target.sink_id)
+            await rereads.ask(topic, rows)
+            self.stats.on_read_again(topic, len(rows))
 
     async def _send_aside(
         self, chunk: Chunk, rejected: Sequence[Rejected], sink_ids: Sequence[str], not_done: str

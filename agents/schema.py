@@ -15,6 +15,7 @@ from typing import Any
 import faust
 import structlog
 
+from agents.changelog import changelog_known
 from agents.pipeline import Pipeline
 from config.errors import LakewardError, PipelineStopped
 from config.registry import CompatibilityMode
@@ -147,8 +148,7 @@ def register_schema_agent(
     @app.task
     async def begin() -> None:
         await app.tables.recovery.completed.wait()  # an empty table would make a baseline of everything
-        # Faust asks the producer for the changelog's partition, and fails while no broker tells of a topic just made.
-        await app.producer._ensure_producer().partitions_for(table.changelog_topic.get_topic_name())
+        await changelog_known(app, table)
         while not app.should_stop:
             await channel.send(value="look")
             await app.sleep(interval)

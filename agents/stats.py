@@ -114,6 +114,11 @@ class PipelineStats:
         with self._lock:
             self.decoding.setdefault(chunk.topic, TopicDecoding()).rejected += len(rejected)
 
+    def on_read_again(self, topic: str, rows: int) -> None:
+        """Count rows that the source was asked to send again, for a sink that lacks values of their records."""
+        with self._lock:
+            self.decoding.setdefault(topic, TopicDecoding()).skipped["reread"] += rows
+
     def decoded(self) -> dict[str, TopicDecoding]:
         """The decoding counters by topic, as they are now."""
         with self._lock:

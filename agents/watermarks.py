@@ -12,6 +12,7 @@ from typing import Any
 import faust
 import structlog
 
+from agents.changelog import changelog_known
 from agents.writer import Commit
 from tables.sink_watermarks import watermark, watermark_key
 
@@ -26,8 +27,7 @@ def register_watermarks_agent(app: faust.App, table: Any) -> Callable[[str, Comm
 
     async def watermarks(stream: Any) -> None:
         """Keep the table sink_watermarks."""
-        # Faust asks the producer for the changelog's partition, and fails while no broker tells of a topic just made.
-        await app.producer._ensure_producer().partitions_for(table.changelog_topic.get_topic_name())
+        await changelog_known(app, table)
         async for sink_id, commit in stream:
             receipt = commit.receipt
             for tp, offset in receipt.next_offsets.items():

@@ -23,12 +23,13 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import structlog
 
-from config.errors import BadRecord, ConfigurationError, OffsetGap, RecordsRefused, Unavailable
+from config.errors import BadRecord, ConfigurationError, OffsetGap, RecordsRefused, Unavailable, ValuesUnknown
 from config.platform import RetryConfig
 from sinks.base import Batch, OffsetRange, Receipt, Sink
-from sinks.unchanged import without
+from sinks.unchanged import keys_of, without
 from sources.changes import ChangeBatch, Chunk, DecodedChunk, Rejected, TopicPartition
 
 log = structlog.get_logger("lakeward.writer")
@@ -81,11 +82,12 @@ class Commit:
 
 class TableWriter:
     """Feeds one sink table. `on_commit` is awaited after each landed batch, `on_rejected` with a chunk's records that
-    the sink can't apply; `on_error` is told of each retry, `on_failure` once, with what ends this writer. `pressed`
-    says whether what is buffered takes too much memory; `buffered_bytes` is this writer's part: the raw bytes of the
-    chunks that wait for the next commit. One commit takes chunks of at most `batch_bytes` raw bytes (or one chunk):
-    what a sink needs to write it is bounded, too. `sets_aside`: the sink may refuse any record for its schema, so
-    chunks are kept until they are written (otherwise those alone that lack values)."""
+    the sink can't apply (instead of it `on_unknown`, if given, with the keys by topic of those that lack values);
+    `on_error` is told of each retry, `on_failure` once, with what ends this writer. `pressed` says whether what is
+    buffered takes too much memory; `buffered_bytes` is this writer's part: the raw bytes of the chunks that wait for
+    the next commit. One commit takes chunks of at most `batch_bytes` raw bytes (or one chunk): what a sink needs to
+    write it is bounded, too. `sets_aside`: the sink may refuse any record for its schema, so chunks are kept until they
+    are written (otherwise those alone that lack values)."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class TableWriter:
         on_rejected: Callable[[TableWriter, Chunk, Sequence[Rejected]], Awaitable[None]],
         on_error: Callable[[TableWriter, Exception], None],
         on_failure: Callable[[TableWriter, BaseException], Awaitable[None]],
+        on_unknown: Callable[[TableWriter, Mapping[str, pa.Table]], Awaitable[None]] | None = None,
         partition_count: Callable[[str], int | None],
         batch_bytes: int,
         pressed: Callable[[], bool] = lambda: False,
@@ -109,6 +112,7 @@ class TableWriter:
         self._on_rejected = on_rejected
         self._on_error = on_error
         self._on_failure = on_failure
+        self._on_unknown = on_unknown
         self._partition_count = partition_count
         self._batch_bytes = batch_bytes
         self._pressed = pressed
@@ -121,12 +125,23 @@ class TableWriter:
         self.buffered_rows = 0
         self.buffered_bytes = 0
         self._arrived = asyncio.Event()
+        self._closing = False
+        self._in_sink: tuple[str, float] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
         """`sink_id → table`, for logs."""
         return f"{self.sink.target.sink_id} → {self.sink.target.name}"
+
+    @property
+    def doing(self) -> str:
+        """What this writer does at the moment, for people."""
+        if (call := self._in_sink) is not None:
+            return f"`{call[0]}` has been under way for {monotonic() - call[1]:.0f} s"
+        if self.buffered_rows:
+            return f"{self.buffered_rows} rows wait for a commit"
+        return "nothing arrives"
 
     # -- life
 
@@ -135,13 +150,20 @@ class TableWriter:
         await self._persist(self.sink.open, "open")
         self._task = asyncio.create_task(self._supervise(), name=f"writer {self.name}")
 
+    async def flush(self, grace: float) -> None:
+        """Take nothing more, and commit what is buffered, for at most `grace` seconds."""
+        if self._task is not None:
+            self._closing = True
+            self._arrived.set()
+            await asyncio.wait([self._task], timeout=grace)
+
     async def stop(self) -> None:
         """Let the commit under way finish, drop the rest (the destination's offsets know), close the sink."""
         if self._task is not None:
             self._epoch += 1
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._call(self.sink.close)
+        await self._call(self.sink.close, "close")
         self._thread.shutdown()
 
     async def _supervise(self) -> None:
@@ -175,7 +197,7 @@ class TableWriter:
         """Buffer a chunk for the next commit. What the destination has already is left out."""
         tp = chunk.tp
         wanted = self._wanted.get(tp, chunk.first)
-        if chunk.next <= wanted:
+        if chunk.next <= wanted or self._closing:
             return
         if chunk.first > wanted:
             raise OffsetGap(
@@ -195,8 +217,7 @@ class TableWriter:
     # -- the run loop
 
     async def _run(self) -> None:
-        while True:
-            await self._until_due()
+        while await self._is_due():
             epoch, (timestamps, batch, chunks) = self._epoch, self._take()
             started = monotonic()
             log.info("sink.commit_started", writer=self.name, rows=batch.num_rows, ranges=_readable(batch.ranges))
@@ -217,41 +238,53 @@ class TableWriter:
             for change in batch.changes:
                 rows[change.tp] += change.rows.num_rows
             await self._on_commit(self, Commit(receipt, batch.ranges, rows, timestamps, seconds))
-            await self._tidy()
+            if not self._closing:
+                await self._tidy()
 
     async def _write(self, batch: Batch, chunks: Sequence[Chunk], epoch: int) -> tuple[Receipt | None, Batch]:
-        """Write what can be applied, and return that; the rest is set aside before the commit passes its offsets."""
+        """Write what can be applied, and return that; before the commit passes the offsets of the rest it is set aside,
+        or its rows are asked for."""
         while True:
             try:
                 receipt: Receipt | None = await self._persist(partial(self.sink.write, batch), "write", epoch)
             except RecordsRefused as error:
-                left = len(error.records)
-                for chunk in chunks:
-                    rejected = [
-                        Rejected(int(np.searchsorted(chunk.offsets, offset)), BadRecord(reason))
-                        for (topic, partition, offset), reason in error.records.items()
-                        if chunk.tp == (topic, partition) and chunk.first <= offset < chunk.next
-                    ]
-                    if rejected:
-                        left -= len(rejected)
-                        await self._on_rejected(self, chunk, rejected)
-                if left:
-                    raise  # what isn't set aside mustn't be left out
+                if isinstance(error, ValuesUnknown) and self._on_unknown is not None:
+                    await self._on_unknown(self, keys_of(batch, error.records.keys()))
+                else:
+                    await self._refuse(error, chunks)
                 batch = without(batch, error.records.keys())
             else:
                 return receipt, batch
+
+    async def _refuse(self, error: RecordsRefused, chunks: Sequence[Chunk]) -> None:
+        """Set the records aside. Raises `error` if some are in none of the chunks: they mustn't be left out."""
+        left = len(error.records)
+        for chunk in chunks:
+            rejected = [
+                Rejected(int(np.searchsorted(chunk.offsets, offset)), BadRecord(reason))
+                for (topic, partition, offset), reason in error.records.items()
+                if chunk.tp == (topic, partition) and chunk.first <= offset < chunk.next
+            ]
+            if rejected:
+                left -= len(rejected)
+                await self._on_rejected(self, chunk, rejected)
+        if left:
+            raise error
 
     async def _tidy(self) -> None:
         """The table's upkeep. What keeps it from working mustn't keep changes from being written."""
         try:
             hurried = self.buffered_rows >= self.policy.batch_size
-            await self._call(partial(self.sink.tidy, hurried=hurried))
+            await self._call(partial(self.sink.tidy, hurried=hurried), "tidy")
         except (Unavailable, ConfigurationError) as error:
             log.warning("sink.not_tidied", writer=self.name, error=str(error))
 
-    async def _until_due(self) -> None:
+    async def _is_due(self) -> bool:
+        """Wait until a commit is due; False when nothing is left of a writer that takes nothing more."""
         while True:
             self._arrived.clear()
+            if self._closing:
+                return bool(self._buffer)
             if not self._buffer:
                 await self._arrived.wait()
                 continue
@@ -260,7 +293,7 @@ class TableWriter:
             if self.buffered_rows >= self.policy.batch_size:
                 due = now if self._pressed() else min(due, self._paused_until)
             if due <= now:
-                return
+                return True
             try:
                 async with asyncio.timeout(due - now):
                     await self._arrived.wait()
@@ -291,8 +324,15 @@ class TableWriter:
 
     # -- calling the sink
 
-    async def _call(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+    async def _call(self, function: Callable[[], T], verb: str) -> T:
+        def told() -> T:
+            self._in_sink = verb, monotonic()
+            try:
+                return function()
+            finally:
+                self._in_sink = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, told)
 
     async def _persist(self, function: Callable[[], T], verb: str, epoch: int | None = None) -> Any:
         """Call until it succeeds, backing off while the destination is unavailable; None once `epoch` is over."""
@@ -301,7 +341,7 @@ class TableWriter:
             if epoch is not None and epoch != self._epoch:
                 return None
             try:
-                return await self._call(function)
+                return await self._call(function, verb)
             except Unavailable as error:
                 attempt += 1
                 wait = max(self._retry.wait_after(attempt), error.retry_after or 0.0)

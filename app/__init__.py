@@ -26,7 +26,7 @@ def _from_environment() -> faust.App:
     except ConfigurationError as error:
         # `faust -A app …` would print a traceback for what is one readable line.
         print(f"ConfigurationError: {error}", file=sys.stderr)  # noqa: T201 - logging isn't configured yet
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_status) from None
 
 
 def __getattr__(name: str) -> Any:

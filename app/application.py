@@ -43,11 +43,13 @@ class LakewardApp(faust.App):
         kafka_arguments: dict[str, Any],
         source_topics: frozenset[str],
         worker_root: Path,
+        grace_seconds: float,
         **kwargs: Any,
     ) -> None:
         self._build_pipeline = build_pipeline
         self._kafka_arguments = kafka_arguments
         self._worker_root = worker_root
+        self._grace_seconds = grace_seconds
         self.source_topics = source_topics
         self.expected_agents: tuple[str, ...] = ()
         self.pipeline: Pipeline | None = None
@@ -106,6 +108,8 @@ class LakewardApp(faust.App):
             await self.running_pipeline().fail(error)
 
     async def on_stop(self) -> None:
+        if self.pipeline is not None and not self.crashed:
+            await self.pipeline.flush(self._grace_seconds)
         await super().on_stop()
         if self.pipeline is not None:
             await self.pipeline.stop()

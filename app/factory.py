@@ -13,8 +13,10 @@ from agents.schema import SchemaWatch, register_schema_agent, subjects_of
 from agents.watermarks import AGENT_NAME, register_watermarks_agent
 from agents.writer import FlushPolicy
 from app.application import LakewardApp
+from app.ending import LakewardWorker
 from app.logging import configure_structlog, logging_config
 from app.pages import register_pages
+from app.progress import LoopWatch
 from config.environment import Settings
 from config.pipeline import check_supported
 from sinks.factory import plan_tables
@@ -25,6 +27,7 @@ from sources.registry import transport_for
 from sources.schema_registry import SchemaRegistry
 from tables.schema_versions import define_schema_versions
 from tables.sink_watermarks import define_sink_watermarks
+from verify.rereads import Rereads
 
 MAX_PARTITION_FETCH_BYTES = 2 << 20
 """The size of a chunk, and of the fetcher's prefetch per partition."""
@@ -60,6 +63,7 @@ def create_app(settings: Settings) -> LakewardApp:
             tables,
             decoder,
             transport_for(platform).error_router() if platform.dlq.enabled else None,
+            Rereads(pipeline_config, platform) if pipeline_config.source.unknown_values == "read_again" else None,
             budget=platform.max_buffered_bytes,
             new_sinks_read_from=kafka.auto_offset_reset,
             retry=platform.retry,
@@ -76,6 +80,7 @@ def create_app(settings: Settings) -> LakewardApp:
         kafka_arguments=arguments,
         source_topics=topics,
         worker_root=worker_root,
+        grace_seconds=platform.shutdown_grace_seconds,
         **_faust_settings(settings, topics, worker_root),
     )
     announce = register_watermarks_agent(app, define_sink_watermarks(app))
@@ -86,6 +91,7 @@ def create_app(settings: Settings) -> LakewardApp:
         _register_schemas(app, versions, settings, sorted(topics))
     app.on_partitions_revoked.connect(_revoked)
     app.task(app.log_missing_topics)
+    app.task(LoopWatch().run)
     register_pages(app, settings)
     return app
 
@@ -120,6 +126,7 @@ def _faust_settings(settings: Settings, topics: frozenset[str], worker_root: Pat
         "store": "rocksdb://",
         "datadir": str(worker_root),
         "autodiscover": False,
+        "Worker": LakewardWorker,
         "PartitionAssignor": even_assignor(topics),
         "logging_config": logging_config(),
         "web_bind": "127.0.0.1",

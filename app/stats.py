@@ -15,6 +15,7 @@ from typing import Any, Literal
 from agents.pipeline import Pipeline
 from agents.stats import PipelineStats, SinkProgress
 from app.lag import CaughtUp
+from app.progress import Stall
 from app.snapshot import (
     ErrorView,
     PartitionView,
@@ -64,6 +65,16 @@ class Situation:
     recovering: bool
     stopping: bool
     started_at: datetime
+    stalls: tuple[Stall, ...] = ()
+
+    @property
+    def phase(self) -> tuple[str, str] | None:
+        """What the worker is in before it can write anything: a name and a sentence."""
+        if self.rebalancing:
+            return "rebalancing", "the group is sharing out the partitions"
+        if self.recovering:
+            return "recovering", "reading the watermarks of the group"
+        return None
 
 
 def assemble(
@@ -251,10 +262,11 @@ def _state(
         return StateView("error", "retrying", f"the destination can't be written, trying again: {', '.join(retrying)}")
     if not started:
         return StateView("busy", "starting", "reaching the broker and the destinations")
-    if situation.rebalancing:
-        return StateView("busy", "rebalancing", "the group is sharing out the partitions")
-    if situation.recovering:
-        return StateView("busy", "recovering", "reading the watermarks of the group")
+    if situation.stalls:
+        more = f" (and {len(situation.stalls) - 1} more)" if len(situation.stalls) > 1 else ""
+        return StateView("error", "stalled", f"{situation.stalls[0].text}{more}")
+    if situation.phase is not None:
+        return StateView("busy", *situation.phase)
     if situation.log_ends_error:
         return StateView("error", "broker away", f"Kafka can't be asked; lag is as last known{waiting}")
     if not mine and missing:

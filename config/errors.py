@@ -16,19 +16,27 @@
 
 Every message names the thing (topic, partition, offset, column, file) and the way out. Anything else that is
 raised is a defect: the worker crashes with it and restarts from the destination's offsets.
+
+`exit_status` is a worker's that is ended by the error: public, so that supervisors and alerts can tell them apart.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import ClassVar
 
 
 class LakewardError(Exception):
     """Base of all errors that Lakeward raises on purpose."""
 
+    exit_status: ClassVar[int] = os.EX_SOFTWARE
+
 
 class ConfigurationError(LakewardError):
     """The user's configuration, or a table that it names, has to be changed before the pipeline can run."""
+
+    exit_status = os.EX_CONFIG
 
 
 class Unavailable(LakewardError):
@@ -36,6 +44,8 @@ class Unavailable(LakewardError):
 
     `retry_after` is the number of seconds that the service asked to be left alone, if it said so.
     """
+
+    exit_status = os.EX_TEMPFAIL
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -49,9 +59,13 @@ class BadRecord(LakewardError):
 class PipelineStopped(LakewardError):
     """Going on would lose or invent data; an operator has to decide. The message says what the choices are."""
 
+    exit_status = 80
+
 
 class UnsupportedChange(PipelineStopped):
     """A column type, an operation or a schema change that can't be carried without loss."""
+
+    exit_status = 81
 
 
 class RecordsRefused(PipelineStopped):
@@ -61,6 +75,8 @@ class RecordsRefused(PipelineStopped):
     batch is written.
     """
 
+    exit_status = 82
+
     def __init__(self, records: Mapping[tuple[str, int, int], str]) -> None:
         super().__init__(next(iter(records.values())))
         self.records = records
@@ -69,22 +85,41 @@ class RecordsRefused(PipelineStopped):
 class ValuesUnknown(RecordsRefused):
     """Changes lack values that the source didn't send and that the destination doesn't have."""
 
+    exit_status = 83
+
 
 class SchemaRefused(RecordsRefused):
     """Changes have a schema that isn't the table's, and the sink's policy for that kind of change is `quarantine`."""
+
+    exit_status = 84
 
 
 class OffsetGap(PipelineStopped):
     """A batch starts after the destination's next wanted offset: records between them would be lost."""
 
+    exit_status = 85
+
 
 class OffsetBeyondLog(PipelineStopped):
     """The destination's next wanted offset lies beyond the end of the log."""
+
+    exit_status = 86
 
 
 class DestinationChanged(PipelineStopped):
     """The destination table was dropped, replaced or robbed of its offsets while the pipeline ran."""
 
+    exit_status = 87
+
 
 class KeyMoved(PipelineStopped):
     """A key's events may be in more than one Kafka partition, so their order is unknown."""
+
+    exit_status = 88
+
+
+def exit_status(error: BaseException) -> int:
+    """The status of a worker that an error ended: 70 for a defect, 71 when memory ran out."""
+    if isinstance(error, MemoryError):
+        return os.EX_OSERR
+    return error.exit_status if isinstance(error, LakewardError) else os.EX_SOFTWARE

@@ -172,6 +172,8 @@ class PlatformConfig(Model):
     """Smallest buffer per partition, in records: below it nothing is held back. Memory is bound in bytes."""
     max_buffered_bytes: int = Field(default=64 << 20, ge=1 << 20)
     """Bytes of fetched records that a worker holds at most before it stops fetching."""
+    shutdown_grace_seconds: float = Field(default=20.0, ge=0)
+    """How long a worker that is told to stop may take to commit what it has read; the rest is read again."""
     schema_monitor_interval_seconds: float = Field(default=30.0, gt=0)
     """How often the registry is asked for new schema versions."""
     lag_monitor_interval_seconds: float = Field(default=15.0, gt=0)

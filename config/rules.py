@@ -48,6 +48,12 @@ def _source_problems(prefix: str, source: SourceConfig) -> Iterator[Problem]:
                 yield named, f"{column!r}: Debezium's message.key.columns can't name such a column"
     if source.signal_table in source.tables:
         yield ("source", "signal_table"), f"{source.signal_table} is one of source.tables; it needs a table of its own"
+    if source.unknown_values == "read_again" and source.signal_table is None:
+        yield (
+            ("source", "unknown_values"),
+            "read_again asks the connector by its signalling table: create one at the source (id varchar(64), type"
+            " varchar(32), data text), name it as source.signal_table (schema.table), and run `cdc deploy`",
+        )
     seen: dict[str, str] = {}
     for index, table in enumerate(source.tables):
         where = ("source", "tables", index)

@@ -62,6 +62,9 @@ class SourceConfig(Model):
     text no value of yours looks like it. Don't change it while records with the old one are still to be read."""
     signal_table: TableName | None = None
     """Debezium's signalling table (`schema.table`), by which `cdc verify --repair` has rows sent again."""
+    unknown_values: Literal["dead_letter", "read_again"] = "dead_letter"
+    """What becomes of an update that left a value unsent (postgres, TOAST) which an upsert sink doesn't have: a dead
+    letter, or the row is read from the source again, for which `signal_table` is needed."""
     snapshot_mode: Literal["initial", "always", "never", "no_data", "when_needed", "initial_only"] = "initial"
     """When Debezium reads the tables' present rows."""
     server_id: int | None = Field(

@@ -48,3 +48,18 @@ class MariaDbConnection:
                 if rows:
                     cursor.executemany(sql, rows)
         self._connection.commit()
+
+
+def rows_of(endpoint: Endpoint, query: str) -> list[dict[str, Any]]:
+    """All rows of a query, by column."""
+    connection: Any
+    if endpoint.url.startswith("postgres"):
+        connection = psycopg2.connect(endpoint.url)
+    else:
+        connection = MariaDbConnection(endpoint)._connection
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        names = [column[0] for column in cursor.description]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    connection.close()
+    return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
     """(pipeline file, platform file) of each database."""
     folder.mkdir(parents=True, exist_ok=True)
     platform = folder / "platform.yaml"
-    platform.write_text(yaml.safe_dump(_platform(endpoints)))
+    platform.write_text(yaml.safe_dump(platform_of(endpoints)))
     store, catalog = endpoints["s3"], endpoints["catalog"]
     rest = {
         "catalog_uri": catalog.url,
@@ -34,11 +35,11 @@ def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
         "write_mode": "append",
     }
     pipelines = {
-        "postgres": _pipeline("postgres", endpoints["postgres"], "public", [
+        "postgres": pipeline_of("demo-postgres", "postgres", endpoints["postgres"], TABLES, [
             _sink("iceberg-upsert", "iceberg", rest),
             _sink("delta-append", "delta", {"table_uri": f"{folder}/delta-append/{{table}}", "write_mode": "append"}),
         ]),
-        "mariadb": _pipeline("mariadb", endpoints["mariadb"], endpoints["mariadb"].more["database"], [
+        "mariadb": pipeline_of("demo-mariadb", "mariadb", endpoints["mariadb"], TABLES, [
             _sink("iceberg-append", "iceberg", disk),
             _sink("delta-upsert", "delta", {"table_uri": f"{folder}/delta-upsert/{{table}}", "write_mode": "upsert"}),
         ]),
@@ -51,7 +52,8 @@ def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
     return files
 
 
-def _platform(endpoints: Endpoints) -> dict[str, Any]:
+def platform_of(endpoints: Endpoints) -> dict[str, Any]:
+    """The platform file over a local stack."""
     registry = endpoints["registry"]
     return {
         "kafka": {
@@ -67,9 +69,13 @@ def _platform(endpoints: Endpoints) -> dict[str, Any]:
     }
 
 
-def _pipeline(kind: str, database: Endpoint, schema: str, sinks: list[dict[str, Any]]) -> dict[str, Any]:
+def pipeline_of(
+    name: str, kind: str, database: Endpoint, tables: Sequence[str], sinks: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A pipeline file over tables of a database of the local stack; its topics' prefix is the kind of database."""
+    schema = "public" if kind == "postgres" else database.more["database"]
     return {
-        "pipeline_id": f"demo-{kind}",
+        "pipeline_id": name,
         "topic_prefix": kind,
         "source": {
             "source_type": kind,
@@ -78,7 +84,7 @@ def _pipeline(kind: str, database: Endpoint, schema: str, sinks: list[dict[str, 
             "database": database.more["database"],
             "username": database.user,
             "password": database.password,
-            "tables": [f"{schema}.{table}" for table in TABLES],
+            "tables": [f"{schema}.{table}" for table in tables],
         },
         "sinks": sinks,
     }

@@ -84,6 +84,17 @@ def from_table(rows: pa.Table, deleted: Mask, key: Sequence[str], log: pa.Table,
     return rows
 
 
+def keys_of(batch: Batch, records: Collection[tuple[str, int, int]]) -> dict[str, pa.Table]:
+    """By topic the different keys of the changes at these (topic, partition, offset)."""
+    parts: dict[str, list[pa.Table]] = defaultdict(list)
+    for change in batch.changes:
+        mine = [offset for topic, partition, offset in records if change.tp == (topic, partition)]
+        rows = change.rows.filter(pc.is_in(change.rows.column(CDC_OFFSET), pa.array(mine, pa.int64())))
+        if rows.num_rows:
+            parts[change.topic].append(rows.select(list(change.schema.key)))
+    return {topic: _different(pa.concat_tables(some, promote_options="permissive")) for topic, some in parts.items()}
+
+
 def without(batch: Batch, records: Collection[tuple[str, int, int]]) -> Batch:
     """The batch over the same offsets without the changes at these (topic, partition, offset)."""
     gone: dict[TopicPartition, list[int]] = defaultdict(list)
@@ -104,6 +115,10 @@ def _names(rows: pa.Table) -> pl.Series:
 
 def _keys(rows: pa.Table, key: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({f"k{n}": pl.from_arrow(rows.column(column)) for n, column in enumerate(key)})
+
+
+def _different(keys: pa.Table) -> pa.Table:
+    return keys.group_by(keys.column_names).aggregate([])
 
 
 def _named(rows: pa.Table, still: npt.NDArray[np.bool_], columns: Sequence[str]) -> pa.Table:

@@ -1,4 +1,5 @@
-"""What a transport brings: four small interfaces, one factory (`sources/registry.py`) that chooses by `transport_mode`.
+"""What a transport brings: four small interfaces, one factory (`sources/registry.py`) that chooses by `transport_mode`;
+and what a source may do besides: send rows again.
 
 The worker's own ingest is not among them: it is a Faust transport (`sources/kafka/consumer.py`).
 """
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # `cdc deploy` doesn't pay for Arrow
+    import pyarrow as pa
+
     from sources.changes import Chunk, Rejected, TopicPartition
 
 StartAt = Literal["earliest", "latest"] | int
@@ -65,6 +68,18 @@ class ErrorRouter(Protocol):
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
+
+
+class Rereading(Protocol):
+    """Has rows read from the source again, of which a sink lacks values that weren't sent. Called by the worker before
+    a commit passes the offsets of their records."""
+
+    async def check(self) -> None:
+        """Whether rows can be asked for; called when a worker starts. Raises ConfigurationError with the way out."""
+
+    async def ask(self, topic: str, keys: pa.Table) -> None:
+        """Returns when the request for the rows with these keys (one column per key column) can't be lost any more;
+        the rows come later, as records of the topic."""
 
 
 class SourceMonitor(Protocol):

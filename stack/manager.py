@@ -136,18 +136,22 @@ def running_stack(names: set[str], say: Callable[[str], None] = print) -> Iterat
         yield up(state, names, ports=free_ports(), say=say, owner=os.getpid())
 
 
+def state_of(kind: str, process: int) -> Path:
+    """The state folder of this kind that is a process's own."""
+    return dist.REPOSITORY / ".stack" / kind / str(process)
+
+
 @contextmanager
 def own_state(kind: str) -> Iterator[Path]:
     """A state folder for this process alone; its stack is stopped and its data removed afterwards.
 
     Removes what processes that were killed have left of this kind.
     """
-    home = dist.REPOSITORY / ".stack" / kind
-    home.mkdir(parents=True, exist_ok=True)
-    for folder in home.iterdir():
+    state = state_of(kind, os.getpid())
+    state.parent.mkdir(parents=True, exist_ok=True)
+    for folder in state.parent.iterdir():
         if folder.name.isdigit() and not psutil.pid_exists(int(folder.name)) and not supervisors.living(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    state = home / str(os.getpid())
     shutil.rmtree(state, ignore_errors=True)
     try:
         yield state

@@ -58,6 +58,7 @@ class WorkerProcess:
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._told = False
         self._position = 0
 
     @property
@@ -73,6 +74,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Launch the worker; the log file is appended to over restarts."""
+        self._told = False
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._position = output.tell()
@@ -85,6 +87,11 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
             )
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Whether it has ended though neither `terminate` nor `kill` was called."""
+        return self._process is not None and self._process.poll() is not None and not self._told
+
     def running(self) -> bool:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
@@ -93,6 +100,11 @@ class WorkerProcess:
         """The exit status of a worker that ends by itself; TimeoutExpired if it doesn't."""
         assert self._process is not None, "the worker hasn't been started"
         return self._process.wait(timeout)
+
+    def signal_end(self) -> None:
+        """SIGTERM, without waiting."""
+        self._told = True
+        os.kill(self.pid, signal.SIGTERM)
 
     def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM, and wait; returns the exit status."""
@@ -113,6 +125,7 @@ class WorkerProcess:
     def _end(self, number: signal.Signals, timeout: float) -> int:
         process = self._process
         assert process is not None, "the worker hasn't been started"
+        self._told = True
         if process.poll() is None:
             process.send_signal(number)
         try:

@@ -48,29 +48,28 @@ class Differing:
     different: pa.Table
 
     @property
-    def counts(self) -> dict[Kind, int]:
-        """Keys of each kind."""
+    def tables(self) -> dict[Kind, pa.Table]:
+        """The rows of each kind."""
         return {
-            "missing": len(self.missing),
-            "extra": len(self.extra),
-            "doubled": len(self.doubled),
-            "different": len(self.different),
-        }
-
-    def keys(self, *kinds: Kind) -> pa.Table:
-        """The keys of these kinds, of all without any."""
-        tables: dict[Kind, pa.Table] = {
             "missing": self.missing,
             "extra": self.extra,
             "doubled": self.doubled,
             "different": self.different,
         }
+
+    @property
+    def counts(self) -> dict[Kind, int]:
+        """Keys of each kind."""
+        return {kind: len(table) for kind, table in self.tables.items()}
+
+    def keys(self, *kinds: Kind) -> pa.Table:
+        """The keys of these kinds, of all without any."""
+        tables = self.tables
         return pa.concat_tables([tables[kind].select(list(self.key)) for kind in kinds or tables])
 
     def none(self) -> Differing:
         """The same tables without rows."""
-        tables = (self.missing, self.extra, self.doubled, self.different)
-        return Differing(self.key, *(table.slice(0, 0) for table in tables))
+        return Differing(self.key, *(table.slice(0, 0) for table in self.tables.values()))
 
     def rows(self, limit: int | None = None) -> Iterator[Difference]:
         """The differences of each kind, in key order; of each at most `limit`."""
@@ -184,13 +183,7 @@ def concat(first: Differing, second: Differing, limit: int) -> Differing:
         frame = pl.concat([_frame(one), _frame(other)])
         return _arrow(frame.sort(list(first.key)).head(limit), one.schema)
 
-    return Differing(
-        first.key,
-        merged(first.missing, second.missing),
-        merged(first.extra, second.extra),
-        merged(first.doubled, second.doubled),
-        merged(first.different, second.different),
-    )
+    return Differing(first.key, *map(merged, first.tables.values(), second.tables.values()))
 
 
 def _unequal(source: pa.ChunkedArray, sink: pa.ChunkedArray) -> bool:

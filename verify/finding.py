@@ -11,8 +11,12 @@ from verify.look import Limits, Look, Pair, look
 from verify.report import Comparison, Unclear, Verdict
 
 _EXTRA = (
-    "{n} only in the sink: the source has nothing to send again. Insert and delete a row of the key at the source, so"
-    " that its delete travels, or delete it from the table (DELETE in Spark, DeltaTable.delete); the worker goes on"
+    "{n} only in the sink: the source has deleted them, and no record tells of it. `cdc verify --repair` deletes them"
+    " from the table, once no row is missing or different"
+)
+_EXTRA_IN_LOG = (
+    "{n} only in the sink's change log: the source has nothing to send again. Insert and delete a row of the key at the"
+    " source, so that its delete travels"
 )
 _DOUBLED = (
     "{n} in the sink more than once, which sending them again can't mend: delete all rows of the key from the table"
@@ -30,6 +34,10 @@ class Finding:
     last: Look
     repaired: int = 0
     """Rows that the source was asked to send again."""
+    removed: int = 0
+    """Rows that the source no longer has, deleted from the sink's table."""
+    kept: str | None = None
+    """Why they couldn't be deleted."""
     unclear: str | None = None
     """Why a later look couldn't tell."""
 
@@ -41,6 +49,13 @@ class Finding:
     def repairable_keys(self) -> pa.Table:
         """Their keys (of more than `limits.repairs` only so many and one)."""
         return pa.concat_tables(self.last.repairable)
+
+    @property
+    def removable(self) -> bool:
+        """Whether rows that only the sink has can be taken for rows that the source has deleted: not if others are
+        missing, or changes couldn't be read. A change log is no place to delete rows from."""
+        clear = not self.repairable and not self.last.uncertain and self.unclear is None
+        return clear and not self.pair.is_log and self.last.counts.get("extra", 0) > 0
 
     async def look_again(self) -> None:
         """See which of the rows that differed do so still."""
@@ -60,7 +75,11 @@ class Finding:
         notes = list(self.whole.notes)
         if self.repaired:
             notes.append(f"{self.repaired:,} rows were sent again; {self.repairable:,} of them differ still")
-        for kind, text in (("extra", _EXTRA), ("doubled", _DOUBLED)):
+        if self.removed:
+            notes.append(f"{self.removed:,} row(s) that the source no longer has were deleted from the table")
+        if self.kept is not None:
+            notes.append(f"rows that only the sink has couldn't be deleted: {self.kept}")
+        for kind, text in (("extra", _EXTRA_IN_LOG if self.pair.is_log else _EXTRA), ("doubled", _DOUBLED)):
             if counts[kind]:
                 notes.append(text.format(n=f"{counts[kind]:,} row(s) are"))
         pair = self.pair

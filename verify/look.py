@@ -73,7 +73,7 @@ class Look:
     `rows`: of source and sink (of a look at all rows). `uncertain`: some changes under way couldn't be read, so that
     differences which they may explain are counted too. `first`: the first differences in key order, of each kind.
     `few`: all keys that differ, None if there are more than `LOOKUP_KEYS`. `repairable`: keys of rows that the source
-    can send again.
+    can send again; `extra`: of those that only the sink has. `before`: the topic's ends just before the snapshot began.
     """
 
     position: str
@@ -85,6 +85,8 @@ class Look:
     first: Differing | None = None
     few: list[pa.Table] | None = field(default_factory=list)
     repairable: list[pa.Table] = field(default_factory=list)
+    extra: list[pa.Table] = field(default_factory=list)
+    before: Mapping[TopicPartition, int] = field(default_factory=dict)
 
     @property
     def differences(self) -> int:
@@ -101,8 +103,12 @@ class Look:
             if self.differences > LOOKUP_KEYS:
                 self.few = None
         self.first = concat(self.first or found.none(), found, limits.examples)
-        room = limits.repairs + 1 - sum(map(len, self.repairable))
-        self.repairable.append(found.keys("missing", "different").slice(0, max(0, room)))
+        kinds: tuple[tuple[list[pa.Table], tuple[Kind, ...]], ...] = (
+            (self.repairable, ("missing", "different")),
+            (self.extra, ("extra",)),
+        )
+        for keys, some in kinds:
+            keys.append(found.keys(*some).slice(0, max(0, limits.repairs + 1 - sum(map(len, keys)))))
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ async def _look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[L
     first = await asyncio.to_thread(open_lake, pair.plan, pair.topic, ())
     shape = shape_of(pair.table, first, pair.source)
     async with pair.source.snapshot() as snapshot:
-        found = Look(snapshot.position.text, shape.notes)
+        found = Look(snapshot.position.text, shape.notes, before=before)
         source = Digests()
         if only is None:
             await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: source.add(rows, shape.key))
@@ -213,15 +219,11 @@ class _Sides:
             self._read_sink("checksums", self.shape.columns.names, lambda rows: digests.add(rows, self.shape.key))
             return digests
         with spill_for(self.lake.rows if self.lake else 0) as spill:
-            truncates = Truncates()
             with spill.writing("log"):
-                self._read_sink(
-                    "checksums",
-                    [*self.shape.columns.names, *_ORDER],
-                    lambda rows: self._digest(truncates.without(rows), spill),
-                )
+                names = [*self.shape.columns.names, *_ORDER]
+                self._read_sink("checksums", names, lambda rows: self._digest(rows, spill))
             for part in range(spill.parts):
-                rows = fold(truncates.surviving(spill.read("log", part, _DIGEST_LOG)), ["key"])
+                rows = fold(self._sink_truncates.surviving(spill.read("log", part, _DIGEST_LOG)), ["key"])
                 digests.add_hashes(*(rows.column(name).to_numpy() for name in ("key", "first", "second")))
         return digests
 
@@ -243,17 +245,11 @@ class _Sides:
             if marks.any():
                 spill.add(rows.filter(pa.array(marks)), keys[marks])
 
-        names = self.shape.columns.names
         with spill.writing("source"):
             await _read(self.pair, self.snapshot, self.shape, "rows", conditions, take)
         with spill.writing("sink"):
-            if self.pair.is_log:
-                log = self._sink_truncates
-                await asyncio.to_thread(
-                    self._read_sink, "rows", [*names, *self._log_names], lambda rows: take(log.without(rows))
-                )
-            else:
-                await asyncio.to_thread(self._read_sink, "rows", names, take)
+            names = [*self.shape.columns.names, *(self._log_names if self.pair.is_log else ())]
+            await asyncio.to_thread(self._read_sink, "rows", names, take)
         offsets = self.lake.offsets if self.lake else {}
         ranges = {tp: (first, offsets.get(tp, first)) for tp, first in self.before.items()}
         with spill.writing("changes"):
@@ -283,12 +279,13 @@ class _Sides:
         return (*_ORDER, CDC_UNCHANGED) if there else _ORDER
 
     def _read_sink(self, what: str, names: list[str], take: Take) -> None:
+        """The sink's rows; of a change log those that are no truncates, which are kept in mind."""
         if self.lake is None:
             return
         progress = Progress(f"{self.pair.name}: {what}, sink", self.lake.rows, self.pair.say)
 
         def taken(rows: pa.Table) -> None:
-            take(self.shape.of(rows))
+            take(self.shape.of(self._sink_truncates.without(rows) if self.pair.is_log else rows))
             progress.advance(len(rows))
 
         self.lake.read(names, taken)

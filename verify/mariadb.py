@@ -96,10 +96,12 @@ class MariaDbReader:
             return None
         return _position(str(offset["file"]), int(offset["pos"]))
 
+    async def try_signals(self, table: str) -> None:
+        await self._query(f"INSERT INTO {_table(table)} SELECT '', '', '' FROM DUAL WHERE FALSE", ())
+
     async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
-        name = ".".join(quoted(part) for part in table.split(".", 1))
         for statement in statements:
-            await self._query(f"INSERT INTO {name} VALUES (%s, %s, %s)", statement)
+            await self._query(f"INSERT INTO {_table(table)} VALUES (%s, %s, %s)", statement)
 
     def key_filter(self, table: SourceTable, keys: pa.Table) -> str:
         return key_filter(table, keys, Dialect(quoted, text_of, "x'{}'", backslash_escapes=True))
@@ -141,9 +143,8 @@ class MariaDbSnapshot:
     def _read(self, table: str, columns: Mapping[pa.Field, Reading], take: Take, where: str) -> None:
         schema = pa.schema(list(columns))
         picked = ", ".join(reading.sql for reading in columns.values())
-        source = ".".join(quoted(part) for part in table.split(".", 1))
         with _asking(f"{self._where}, {table}"), self._connection.cursor(SSCursor) as cursor:
-            cursor.execute(f"SELECT {picked} FROM {source} WHERE {where}")
+            cursor.execute(f"SELECT {picked} FROM {_table(table)} WHERE {where}")
             while rows := cursor.fetchmany(ROWS_PER_FETCH):
                 arrays = [
                     texts.column(field.name, texts.strings(list(values)), field.type, reading.read)
@@ -164,6 +165,10 @@ def _asking(what: str) -> Iterator[None]:
         raise Unavailable(f"{what}: the connection is lost ({error})") from error
     except pymysql.MySQLError as error:
         raise ConfigurationError(f"{what}: {error.args[-1]}") from error
+
+
+def _table(name: str) -> str:
+    return ".".join(quoted(part) for part in name.split(".", 1))
 
 
 def _text(value: bytes) -> str:

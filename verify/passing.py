@@ -1,8 +1,10 @@
 """As of a source position: when does a sink's table hold all changes up to it, while changes go on?
 
 A snapshot of the source has a position. All changes up to it are in Kafka once the connector's own kept offset is
-behind it; or, for a quiet source (whose connector has nothing to keep), once the database has sent everything up to
-it and the topics have stopped growing. They are in a table once its offsets have reached the topic's end of then.
+behind it; or, for a quiet source (whose connector has nothing new to keep), once the database has sent everything up
+to it and the topics have stopped growing. A connector that has kept no position yet, or that of a snapshot which isn't
+over, is waited for: it still has to read the tables. They are in a table once its offsets have reached the topic's end
+of then.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from time import monotonic
+from typing import Any
 
 from config.errors import LakewardError, Unavailable
 from config.pipeline import PipelineConfig
@@ -60,11 +63,16 @@ class Passing:
         ends = await self.ends(topics)
         still_since = monotonic()
         while True:
-            stored = await self._stored()
+            offsets = await self._offsets()
+            stored = self._stored(offsets or ())
             if stored is not None and stored >= position:
                 return await self.ends(topics)
             found = await self.ends(topics)
-            if found != ends or not await self._source.all_sent(position):
+            if offsets is not None and stored is None:
+                # the database may have sent its whole log to a connector that is still to read the tables
+                ends, still_since = found, monotonic()
+                await wait.on("the connector has kept no position yet, so its first snapshot isn't over")
+            elif found != ends or not await self._source.all_sent(position):
                 ends, still_since = found, monotonic()
                 kept = f"; it has kept {stored.text} of {position.text}" if stored else ""
                 await wait.on(f"the connector is still reading the source's log{kept}")
@@ -106,12 +114,15 @@ class Passing:
                     return {**lost, **dict.fromkeys(late, str(unclear))}
         return lost
 
-    async def _stored(self) -> Position | None:
-        """Up to where Kafka has acknowledged what the connector sent; None if Connect doesn't say."""
+    async def _offsets(self) -> Sequence[Mapping[str, Any]] | None:
+        """What Connect keeps for the connector, empty before the first position; None if Connect doesn't say."""
         try:
-            offsets = await self._connect.offsets(self._pipeline.pipeline_id)
+            return await self._connect.offsets(self._pipeline.pipeline_id)
         except (ConnectError, Unavailable):
             return None
+
+    def _stored(self, offsets: Sequence[Mapping[str, Any]]) -> Position | None:
+        """Up to where Kafka has acknowledged what the connector sent; None if a part of the source hasn't one yet."""
         found = [self._source.stored(offset) for offset in offsets]
         known = [position for position in found if position is not None]
         return min(known) if known and len(known) == len(found) else None

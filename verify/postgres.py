@@ -100,6 +100,10 @@ class PostgresReader:
         # other changes of the same transaction may have this number too: only what lies before it is surely through
         return _position(int(lsn) - 1)
 
+    async def try_signals(self, table: str) -> None:
+        with self._asking(f"the signalling table {table}"):
+            await self._connection.execute(f"INSERT INTO {_table(table)} SELECT '', '', '' WHERE FALSE")
+
     async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
         with self._asking(f"the signalling table {table}"):
             await self._connection.executemany(f"INSERT INTO {_table(table)} VALUES ($1, $2, $3)", statements)

@@ -1,31 +1,25 @@
-"""Mending what differs: rows that are missing or different are read from the source again, by Debezium.
-
-A row in the signalling table (`source.signal_table`) asks the connector for an incremental snapshot of a table under
-the condition that it is one of some keys. The rows come through Kafka like every change, in order with those that
-happen meanwhile, and all sinks of the pipeline take them in.
-"""
+"""Mending what differs: rows that are missing or different are read from the source again (`verify.signals`), and rows
+that only an upsert table has are deleted from it (`verify.removal`)."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from time import monotonic
-from uuid import uuid4
 
-from config.errors import ConfigurationError
+from config.errors import ConfigurationError, LakewardError
 from config.pipeline import PipelineConfig
 from verify.finding import Finding
 from verify.progress import Say
-from verify.sql_keys import in_parts
+from verify.removal import remove
+from verify.signals import ROWS_AT_ONCE, ask_for, conditions, whole_table
 
-REPAIR_ROWS = 20_000
-"""Rows of a table that a repair reads again at most."""
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 class Repair:
-    """Asks for rows again and waits, for `timeout` seconds at most, until they don't differ any more."""
+    """Asks for rows again and waits, for `timeout` seconds at most, until they don't differ any more; then deletes what
+    the source no longer has."""
 
     def __init__(self, pipeline: PipelineConfig, timeout: float, say: Say) -> None:
         """Raises ConfigurationError if the pipeline has no signalling table."""
@@ -40,19 +34,22 @@ class Repair:
         self._say = say
 
     async def mend(self, findings: Sequence[Finding]) -> None:
-        """Signal for every table with rows that can be sent again, and look at these again until they are equal.
+        """Signal for every table with rows that can be sent again, and look at these again until they are equal; then
+        delete the rows that only a table has (`ROWS_AT_ONCE` of each at most).
 
-        Raises ConfigurationError for more rows than `REPAIR_ROWS` in a table, or if the signalling table can't be
+        Raises ConfigurationError for more rows than `ROWS_AT_ONCE` in a table, or if the signalling table can't be
         written.
         """
         wanted = [finding for finding in findings if finding.repairable]
         _check_number(wanted)
         asked: set[str] = set()
         for finding in wanted:
-            for condition in _conditions(finding):
+            pair = finding.pair
+            for condition in conditions(pair.source, pair.table, finding.repairable_keys()):
                 if condition not in asked:
                     asked.add(condition)
-                    await self._signal(finding, condition)
+                    self._say(f"{pair.table.name}: asking for rows again, {condition[:60]}…")
+                    await ask_for(pair.source, self._signal_table, pair.table.name, condition)
             finding.repaired = finding.repairable
         deadline = monotonic() + self._timeout
         pauses = iter(_PAUSES)
@@ -61,33 +58,25 @@ class Repair:
             for finding in wanted:
                 if finding.repairable:
                     await finding.look_again()
+        for finding in findings:
+            if finding.removable:
+                await self._remove(finding)
 
-    async def _signal(self, finding: Finding, condition: str) -> None:
-        table = finding.pair.table.name
-        data = {
-            "data-collections": [table],
-            "type": "incremental",
-            "additional-conditions": [{"data-collection": table, "filter": condition}],
-        }
-        self._say(f"{table}: asking for rows again, {condition[:60]}…")
-        await finding.pair.source.signal(
-            self._signal_table, [(f"lakeward-{uuid4().hex}", "execute-snapshot", json.dumps(data))]
-        )
+    async def _remove(self, finding: Finding) -> None:
+        self._say(f"{finding.pair.name}: deleting rows that the source no longer has")
+        try:
+            finding.removed = await asyncio.to_thread(remove, finding.pair, finding.last)
+        except LakewardError as error:
+            finding.kept = str(error)
+        await finding.look_again()
 
 
 def _check_number(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        if finding.repairable > REPAIR_ROWS:
+        if finding.repairable > ROWS_AT_ONCE:
             raise ConfigurationError(
                 f"{finding.pair.name}: {finding.repairable:,} rows are missing or different; --repair reads up to"
-                f" {REPAIR_ROWS:,} of a table again. Send an incremental snapshot of the whole table"
-                ' (`{"data-collections": ["' + finding.pair.table.name + '"], "type": "incremental"}` as data of an'
-                " execute-snapshot signal), or snapshot it anew into a new table"
+                f" {ROWS_AT_ONCE:,} of a table again. Send an incremental snapshot of the whole table"
+                f" (`{whole_table(finding.pair.table.name)}` as data of an execute-snapshot signal), or snapshot it"
+                " anew into a new table"
             )
-
-
-def _conditions(finding: Finding) -> list[str]:
-    """SQL conditions that hold for the keys, in key order."""
-    pair = finding.pair
-    parts = in_parts(finding.repairable_keys(), pair.table.key)
-    return [pair.source.key_filter(pair.table, part) for part in parts]

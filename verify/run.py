@@ -25,8 +25,9 @@ from verify.look import Limits, Look, Pair, look
 from verify.output import DifferenceFile
 from verify.passing import Passing
 from verify.progress import Say
-from verify.repair import REPAIR_ROWS, Repair
+from verify.repair import Repair
 from verify.report import Report, Unclear, Verdict
+from verify.signals import ROWS_AT_ONCE
 from verify.source import SourceReader, connect_source, source_table
 
 LOOKS = 3
@@ -75,7 +76,7 @@ async def _connected(
         columns = await source_columns(pipeline, platform)
         passing = Passing(pipeline, source, monitor, connect, timeout, say)
         events = await Events.connect(pipeline, platform)
-        yield _Run(pipeline, source, columns, passing, events, Limits(examples, REPAIR_ROWS), say, output)
+        yield _Run(pipeline, source, columns, passing, events, Limits(examples, ROWS_AT_ONCE), say, output)
     finally:
         await connect.close()
         await monitor.close()

@@ -72,6 +72,9 @@ class SourceReader(Protocol):
     def stored(self, offset: Mapping[str, Any]) -> Position | None:
         """The position that Connect keeps for the connector; None while a first snapshot is under way."""
 
+    async def try_signals(self, table: str) -> None:
+        """Raises ConfigurationError if the signalling table `schema.table` isn't there, or mayn't be written."""
+
     async def signal(self, table: str, statements: list[tuple[str, str, str]]) -> None:
         """Insert rows (id, type, data) into the signalling table `schema.table`."""
 

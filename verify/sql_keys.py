@@ -71,6 +71,17 @@ def exact(table: SourceTable, keys: pa.Table) -> bool:
     )
 
 
+def findable(table: SourceTable, keys: pa.Table) -> bool:
+    """Whether a condition holds for the rows with these keys: not so for floats, for dates and times that have no
+    literal, and for numbers that became others on the way."""
+    return not any(
+        pa.types.is_floating(field.type)
+        or _is_wrapped(table, field)
+        or (_is_temporal(table, field) and any(_is_odd(readable(value)) for value in keys.column(field.name)))
+        for field in keys.schema
+    )
+
+
 def _is_temporal(table: SourceTable, field: pa.Field) -> bool:
     column = table.column(field.name)
     return pa.types.is_temporal(field.type) or (column is not None and column.temporal)

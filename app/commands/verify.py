@@ -33,7 +33,11 @@ from verify.run import verify_pipeline
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="All differing rows: ….parquet, ….json."
 )
-@click.option("--repair", is_flag=True, help="Have the connector send missing and different rows again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Have the connector send missing and different rows again, and delete rows that the source no longer has.",
+)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def verify(
     pipeline: Path,

@@ -1,4 +1,4 @@
-"""The pages of a worker, on Faust's own web server, and the log line `consumer.lag`.
+"""The pages of a worker, on Faust's own web server, and the log lines `consumer.lag` and `pipeline.stalled`.
 
 /stats/      the stats page, for people          /healthz   200 while the process lives
 /api/stats   the same as JSON                    /readyz    200 or 503, with what is wrong
@@ -18,6 +18,7 @@ from app.pages.connector import ConnectorWatch
 from app.pages.metrics import exposition
 from app.pages.readiness import partition_lags, readiness
 from app.pages.view import WorkerStats
+from app.progress import LOOK_SECONDS
 from config.environment import Settings
 
 log = structlog.get_logger("lakeward.lag")
@@ -63,6 +64,10 @@ def register_pages(app: LakewardApp, settings: Settings) -> None:
         lags = partition_lags(await stats.snapshot(), stats.committable())
         if lags:
             log.info("consumer.lag", total_lag=sum(lag["lag"] or 0 for lag in lags), partitions=lags)
+
+    @app.timer(LOOK_SECONDS)
+    async def watch_progress() -> None:
+        await stats.look_for_stalls()
 
     for name in _ASSETS:
         _serve_asset(app, name)

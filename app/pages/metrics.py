@@ -99,7 +99,7 @@ def _lines(snapshot: Snapshot) -> Iterator[str]:
     yield from _metric(
         "decode_skipped_total",
         "counter",
-        "Records that carry no change, by kind.",
+        "Records that carry no change, by kind; `reread`: rows that the source was asked to send again.",
         (Sample({"topic": t.topic, "kind": kind}, count) for t in topics for kind, count in t.skipped.items()),
     )
 

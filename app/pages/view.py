@@ -10,6 +10,7 @@ from typing import Any
 
 from app.application import LakewardApp
 from app.lag import CaughtUp, LogEnds
+from app.progress import PATIENCE_SECONDS, ProgressWatch
 from app.redaction import redactor
 from app.snapshot import Snapshot
 from app.stats import Feed, Situation, assemble
@@ -29,14 +30,29 @@ class WorkerStats:
         self._started_at = datetime.now(UTC)
         self._feeds = _feeds(settings)
         self._caught_up = CaughtUp()
+        patience = {
+            plan.target.sink_id: PATIENCE_SECONDS + plan.flush_interval_seconds
+            for plan in plan_tables(settings.pipeline, settings.sinks)
+        }
+        self._watch = ProgressWatch(patience.__getitem__, self._is_idle, self._doing)
         self.redact = redactor(settings.pipeline, settings.platform)
         self.log_ends = LogEnds(transport_for(settings.platform).monitor(), sorted(app.source_topics))
 
     async def snapshot(self) -> Snapshot:
         """The worker as it is now; waits for Kafka no longer than a glance."""
         await self.log_ends.refresh()
+        return assemble(self._app.pipeline, self._situation(), self._caught_up, self.redact)
+
+    async def look_for_stalls(self) -> None:
+        """Log what stands still; snapshots show it from now on."""
+        situation = self._situation()
+        started = self._app.pipeline is not None and not situation.stopping
+        partitions = (await self.snapshot()).partitions if started else ()
+        self._watch.look(partitions, situation.phase[1] if started and situation.phase else None)
+
+    def _situation(self) -> Situation:
         app, settings = self._app, self._settings
-        situation = Situation(
+        return Situation(
             settings.pipeline.pipeline_id,
             settings.app_id,
             self._worker_id(),
@@ -50,8 +66,24 @@ class WorkerStats:
             recovering=app.in_recovery,
             stopping=app.should_stop,
             started_at=self._started_at,
+            stalls=self._watch.stalls,
         )
-        return assemble(app.pipeline, situation, self._caught_up, self.redact)
+
+    def _is_idle(self, tp: TopicPartition) -> bool:
+        read_to = self._app.consumer.read_to(tp)
+        end = self.log_ends.known.get(tp)
+        return (
+            read_to is not None
+            and end is not None
+            and read_to >= end
+            and not self._app.running_pipeline().backlog.holds(tp)
+        )
+
+    def _doing(self, sink_id: str, tp: TopicPartition) -> str:
+        pipeline = self._app.running_pipeline()
+        doing = pipeline.writers[tp.topic, sink_id].doing
+        read_to = self._app.consumer.read_to(tp)
+        return f"{doing}; the partition was read up to {read_to}, {pipeline.backlog.total:,} bytes are under way"
 
     def committable(self) -> dict[TopicPartition, int | None]:
         """This worker's partitions with the offset that all of their sinks have passed."""

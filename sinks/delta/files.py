@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
-from sinks.at_once import at_once
+from sinks.at_once import at_once_by
 from sinks.delta import partitions
 from sinks.delta.actions import DataFile
 from sinks.delta.folder import Folder
@@ -72,10 +72,7 @@ class LakeFiles:
             if part.num_rows
         ]
         written += [file[0] for _, file in parts]
-        found: dict[TopicPartition, list[StagedRows]] = {tp: [] for tp in owned}
-        for (tp, _), staged_rows in zip(parts, at_once(lambda part: self.data_file(*part[1]), parts), strict=True):
-            found[tp].append(staged_rows)
-        return found
+        return at_once_by(self.data_file, parts)
 
     def data_file(self, location: str, rows: pa.Table, values: partitions.Values, schema: pa.Schema) -> StagedRows:
         """Write the rows of one partition of the table, without its columns. Callable from any thread."""

@@ -33,7 +33,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
 from pyiceberg.types import LongType, StringType
 
-from sinks.at_once import at_once
+from sinks.at_once import at_once, at_once_by
 from sinks.iceberg.deletes import DeletedRows
 from sinks.owners import file_name
 from sources.changes import TopicPartition
@@ -76,12 +76,8 @@ class Staging:
 
     def data_files(self, owned: Mapping[TopicPartition, pa.Table]) -> dict[TopicPartition, list[StagedRows]]:
         """Write the rows of each Kafka partition into files that it owns, split by table partition."""
-        parts = [(tp, key, part) for tp, rows in owned.items() for key, part in self._split(rows) if part.num_rows]
-        written = at_once(lambda part: self._data_file(*part), parts)
-        found: dict[TopicPartition, list[StagedRows]] = {tp: [] for tp in owned}
-        for (tp, _, _), staged in zip(parts, written, strict=True):
-            found[tp].append(staged)
-        return found
+        split = ((tp, key, part) for tp, rows in owned.items() for key, part in self._split(rows))
+        return at_once_by(self._data_file, [(part[0], part) for part in split if part[2].num_rows])
 
     def _split(self, rows: pa.Table) -> list[tuple[PartitionKey | None, pa.Table]]:
         table = self._fit(rows)

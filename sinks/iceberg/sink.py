@@ -90,6 +90,7 @@ class IcebergSink(Sink):
         self._identifier = tuple(target.name.rsplit(".", 1))
         self._catalog: Catalog | None = None
         self._table: Table | None = None
+        self._tried: str | None = None
         self._table_uuid: str | None = None
         self._seen: dict[TopicPartition, int] = {}
         self._news = SchemaNews(target.name)
@@ -125,7 +126,6 @@ class IcebergSink(Sink):
 
     def write(self, batch: Batch) -> Receipt:
         for attempt in range(COMMIT_ATTEMPTS):
-            remembered = self._table is not None
             try:
                 with self._unsure(), sorted_errors(self._config):
                     return self._attempt(batch)
@@ -134,9 +134,9 @@ class IcebergSink(Sink):
                 self._table = None
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
             except FileNotFoundError as error:
-                if attempt and not remembered:
+                if not self._moved_on():
                     raise
-                # other workers have committed for so long that what this one remembers of the table is removed
+                # what this worker knew of the table is removed by now: others have committed meanwhile
                 log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
                 self._live.forget()
                 self._table = None
@@ -177,6 +177,15 @@ class IcebergSink(Sink):
             self._table = None
             raise
 
+    def _moved_on(self) -> bool:
+        """Whether the table has other metadata by now than the last attempt went by."""
+        with sorted_errors(self._config):
+            try:
+                table = self._load()
+            except FileNotFoundError:  # between the catalog's answer and its reading
+                table = self._load()
+        return table is None or table.metadata_location != self._tried
+
     # -- one attempt
 
     def _attempt(self, batch: Batch) -> Receipt:
@@ -187,6 +196,7 @@ class IcebergSink(Sink):
             # No columns are known to partition it by. Nothing is lost if these offsets are read again.
             return Receipt({tp: span.next for tp, span in batch.ranges.items()}, None, datetime.now(UTC), 0)
         table = found or self._create(batch)
+        self._tried = table.metadata_location
         self._settle(table)
         state = self._state(table)
         try:
@@ -194,6 +204,7 @@ class IcebergSink(Sink):
         except OffsetGap:
             # what is remembered of the table may be older than another worker's commit
             table = self._load() or self._create(batch)
+            self._tried = table.metadata_location
             state = self._state(table)
             todo = batch.trim(state.offsets)
         if not todo.ranges:

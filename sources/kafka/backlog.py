@@ -48,6 +48,11 @@ class Backlog:
             used = self._bytes.get(tp, 0)
             return used == 0 or used < self.budget // max(1, len(self._bytes))
 
+    def holds(self, tp: TopicPartition) -> bool:
+        """Whether anything of this partition is under way."""
+        with self._lock:
+            return bool(self._chunks.get(tp))
+
     @property
     def total(self) -> int:
         """Bytes under way over all partitions."""

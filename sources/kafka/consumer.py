@@ -98,6 +98,14 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         partitions = self._consumer._client.cluster.partitions_for_topic(topic)
         return len(partitions) if partitions else None
 
+    def read_to(self, tp: TopicPartition) -> int | None:
+        """Where the fetcher stands after the last record that it handed over; None if the partition isn't read."""
+        assignment = self._consumer._subscription.subscription if self._consumer is not None else None
+        if assignment is None or assignment.assignment is None or tp not in assignment.assignment.tps:
+            return None
+        position: int | None = assignment.assignment.state_value(driver.ensure_aiokafka_TP(tp))._position
+        return position
+
     async def raise_group_error(self) -> None:
         """Raise the error for which the group's coordination waits, if there is one."""
         if self._consumer is not None:
@@ -218,6 +226,10 @@ class ColumnarConsumer(driver.Consumer):
                 ) from error
 
     # -- fetching
+
+    def read_to(self, tp: TopicPartition) -> int | None:
+        """Up to which offset a partition was read; None if it isn't read."""
+        return self._thread.read_to(tp) if self._thread is not None else None
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Any]]:
         if active_partitions is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -61,14 +61,15 @@ class Watched(MemorySink):
 class Harness:
     """A running writer with its sink, and what it reported."""
 
-    def __init__(self, policy: FlushPolicy, batch_bytes: int, sets_aside: bool) -> None:
+    def __init__(self, policy: FlushPolicy, batch_bytes: int, sets_aside: bool, reads_again: bool) -> None:
         self.store = MemoryStore()
         self.sink = Watched(self.store)
         self.commits: asyncio.Queue[Commit] = asyncio.Queue()
         self.failures: asyncio.Queue[BaseException] = asyncio.Queue()
         self.errors: list[Exception] = []
         self.rejected: list[tuple[int, str]] = []
-        self.landed_after: list[list[tuple[int, str]]] = []
+        self.asked: list[tuple[str, list[int]]] = []
+        self.landed_after: list[list[object]] = []
         self.failed_attempt = asyncio.Event()
         self.pressed = False
         self.writer = TableWriter(
@@ -79,6 +80,7 @@ class Harness:
             on_rejected=self._on_rejected,
             on_error=self._on_error,
             on_failure=self._on_failure,
+            on_unknown=self._on_unknown if reads_again else None,
             partition_count=lambda _: 1,
             batch_bytes=batch_bytes,
             pressed=lambda: self.pressed,
@@ -90,6 +92,9 @@ class Harness:
 
     async def _on_rejected(self, _: TableWriter, chunk: Chunk, rejected: Sequence[Rejected]) -> None:
         self.rejected += [(int(chunk.offsets[letter.index]), str(letter.reason)) for letter in rejected]
+
+    async def _on_unknown(self, _: TableWriter, keys: Mapping[str, pa.Table]) -> None:
+        self.asked += [(topic, rows.column("id").to_pylist()) for topic, rows in keys.items()]
 
     def _on_error(self, _: TableWriter, error: Exception) -> None:
         self.errors.append(error)
@@ -104,9 +109,14 @@ class Harness:
 
 @asynccontextmanager
 async def running(
-    batch_size: int = 10, interval: float = 60.0, batch_bytes: int = 1000, *, sets_aside: bool = False
+    batch_size: int = 10,
+    interval: float = 60.0,
+    batch_bytes: int = 1000,
+    *,
+    sets_aside: bool = False,
+    reads_again: bool = False,
 ) -> AsyncIterator[Harness]:
-    harness = Harness(FlushPolicy(batch_size, interval), batch_bytes, sets_aside)
+    harness = Harness(FlushPolicy(batch_size, interval), batch_bytes, sets_aside, reads_again)
     await harness.writer.start()
     try:
         yield harness
@@ -262,6 +272,28 @@ async def test_records_that_the_sink_cannot_apply_are_set_aside_before_the_other
         assert commit.receipt.next_offsets == {TP: 6}
         assert commit.rows == {TP: 4}
         assert h.errors == []
+
+
+async def test_rows_of_unknown_values_are_asked_for_before_the_others_land() -> None:
+    async with running(batch_size=4, reads_again=True) as h:
+        h.sink.fail = [ValuesUnknown({("t", 0, 1): "no name", ("t", 0, 2): "no name either"})]
+        h.sink.before = lambda: h.landed_after.append(list(h.asked))
+        h.writer.add(*chunk(0, 4))
+        commit = await asyncio.wait_for(h.commits.get(), 5)
+        assert [(topic, sorted(ids)) for topic, ids in h.asked] == [("t", [1, 2])]
+        assert h.landed_after == [[], h.asked]
+        assert h.ids() == [0, 3]
+        assert h.rejected == []
+        assert commit.receipt.next_offsets == {TP: 4}
+
+
+async def test_records_of_a_refused_schema_are_dead_letters_where_rows_are_read_again() -> None:
+    async with running(batch_size=2, sets_aside=True, reads_again=True) as h:
+        h.sink.fail = [SchemaRefused({("t", 0, 1): "another type"})]
+        h.writer.add(*chunk(0, 2))
+        await asyncio.wait_for(h.commits.get(), 5)
+        assert h.rejected == [(1, "another type")]
+        assert h.asked == []
 
 
 async def test_records_of_a_refused_schema_are_set_aside_from_any_chunk() -> None:

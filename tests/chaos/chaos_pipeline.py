@@ -34,22 +34,26 @@ class ChaosPipeline:
         self.admin = AdminClient({"bootstrap.servers": services["kafka"].address})
         self.data = folder / "data"
         self.group = f"{GROUP}-{load.table}"
-        content: dict[str, Any] = {
+        self.content: dict[str, Any] = {
             "pipeline_id": load.table,
             "topic_prefix": load.prefix,
             "source": {"database": "chaos", "tables": [f"public.{load.table}"]},
-            "sinks": [self._sink(*sink.split("-")) for sink in SINKS],
+            "sinks": self.sinks(),
         }
-        self._config = PipelineConfig.model_validate(content)
+        self._config = PipelineConfig.model_validate(self.content)
         kafka = {
             "bootstrap_servers": services["kafka"].address,
             "schema_registry_url": services["registry"].url,
             "group_id": GROUP,
             "session_timeout_seconds": SESSION_TIMEOUT,
         }
-        (folder / "pipeline.yaml").write_text(yaml.safe_dump(content))
+        (folder / "pipeline.yaml").write_text(yaml.safe_dump(self.content))
         (folder / "platform.yaml").write_text(yaml.safe_dump({"kafka": kafka}))
         self._workers: list[WorkerProcess] = []
+
+    def sinks(self) -> list[dict[str, Any]]:
+        """The pipeline's."""
+        return [self._sink(*sink.split("-")) for sink in SINKS]
 
     def _sink(self, form: str, mode: str) -> dict[str, Any]:
         """Small and frequent commits: more of them to be killed in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from contract_events import (
     log_rows,
     order,
 )
-from contract_harness import SinkHarness
+from contract_harness import Factory, SinkHarness
+from hypothesis import HealthCheck, Phase, settings
 from structlog.testing import capture_logs
 
 from config.errors import Unavailable
@@ -117,3 +119,15 @@ def damage(folder: Path) -> None:
         content = bytearray(file.read_bytes())
         content[8 : max(16, len(content) // 2)] = b"\xaa" * (max(16, len(content) // 2) - 8)
         file.write_bytes(content)
+
+
+def random_examples(factory: Factory) -> settings:
+    """Settings of a property of a sink: as many examples as its harness can afford."""
+    with TemporaryDirectory() as probe:
+        examples = factory(Path(probe)).examples
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    )

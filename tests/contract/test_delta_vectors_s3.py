@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -27,8 +27,6 @@ from stack.manager import Endpoint
 from stack.readers import Store, connect_duckdb
 from tables.key_index import KeyIndex
 
-_NUMBERS = count()
-
 
 class S3Harness(DeltaHarness):
     """A table in a folder of its own of the one bucket."""
@@ -36,7 +34,7 @@ class S3Harness(DeltaHarness):
     def __init__(self, folder: Path, store: Endpoint, **settings: Any) -> None:
         super().__init__("upsert", folder)
         self.store = store
-        self.uri = f"s3://{store.more['bucket']}/contract/vectors-{next(_NUMBERS)}/orders"
+        self.uri = f"s3://{store.more['bucket']}/contract/vectors-{uuid4().hex[:10]}/orders"
         self.options = {
             "AWS_ENDPOINT_URL": store.url,
             "AWS_ACCESS_KEY_ID": str(store.user),

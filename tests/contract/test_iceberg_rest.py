@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import pytest
 from contract_base import commit, committed, expected, inserts, opened, updates
@@ -25,8 +25,6 @@ from sinks.iceberg.sink import IcebergSink
 from stack.manager import Endpoint
 from stack.readers import Store, connect_duckdb
 
-_NUMBERS = count()
-
 
 class RestHarness(IcebergHarness):
     """A table in a namespace of its own of the one REST catalog."""
@@ -35,7 +33,7 @@ class RestHarness(IcebergHarness):
         self, mode: Literal["append", "upsert"], folder: Path, catalog: Endpoint, store: Endpoint, **settings: Any
     ) -> None:
         self.store = store
-        namespace = f"contract_{next(_NUMBERS)}"
+        namespace = f"contract_{uuid4().hex[:10]}"
         super().__init__(
             mode,
             folder,

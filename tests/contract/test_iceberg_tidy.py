@@ -30,6 +30,7 @@ from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table.snapshots import Operation
 
 from config.errors import DestinationChanged, Unavailable
+from sinks.iceberg import history
 from sinks.iceberg.sink import IcebergSink
 from sinks.iceberg.state import SinkState, lineage
 from sources.changes import TopicPartition
@@ -156,6 +157,37 @@ def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
     parts = updates(60)
     steps = tidied_under_kills(tmp_path, make, parts[:23], parts[23:24], parts[24:])
     assert steps > 8  # data file, delete file, manifests, list, catalog, removals
+
+
+def test_files_that_others_remove_while_they_are_read_are_looked_up_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker commits and cleans up again and again between this one's look at the table and at its files."""
+    harness = make(tmp_path)
+    mine, others = updates(20), updates(80, partition=1)
+    left = list(others)
+    overtaken: list[Any] = []
+    inside: list[Any] = []
+    read = history._retired
+
+    with closing(opened(harness)) as slow, closing(opened(harness)) as quick:
+
+        def overtaken_twice(io: Any, chain: Any) -> list[str]:
+            if len(overtaken) < 2 and not inside:
+                overtaken.append(chain)
+                inside.append(chain)
+                for _ in range(20):
+                    commit(quick, left.pop(0))
+                inside.clear()
+            return read(io, chain)
+
+        commit(quick, *[left.pop(0) for _ in range(12)])
+        commit(slow, *mine[:-12])
+        monkeypatch.setattr(history, "GROUP", 1)  # each attempt looks at the files of old snapshots
+        monkeypatch.setattr(history, "_retired", overtaken_twice)
+        commit(slow, *mine[-12:])
+    assert len(overtaken) == 2
+    assert harness.rows() == folded(*mine, *others[: len(others) - len(left)])
 
 
 def test_rows_that_others_deleted_by_position_do_not_come_back(tmp_path: Path) -> None:

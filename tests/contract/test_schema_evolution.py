@@ -12,12 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from contract_base import TP0, committed, expected, inserts, opened, write
+from contract_base import TP0, committed, expected, inserts, opened, random_examples, write
 from contract_events import ORDERS, TOPIC, Change, batch, changes, folded, log_rows, order
 from contract_evolution import SMALL, homes, row, shape
 from contract_harness import Factory
 from delta_harness import DeltaHarness, vector_harness
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from iceberg_harness import NAME, NAMESPACE, IcebergHarness
 from iceberg_upkeep import present
@@ -62,15 +62,7 @@ def histories(draw: st.DrawFn) -> list[ChangeBatch]:
 
 
 def test_random_histories_of_a_schema_lose_no_value(factory: Factory) -> None:
-    with TemporaryDirectory() as probe:
-        examples = factory(Path(probe)).examples
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-        phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    )
+    @random_examples(factory)
     @given(histories(), st.lists(st.integers(1, 3), min_size=8, max_size=8))
     def run(parts: list[ChangeBatch], cuts: list[int]) -> None:
         with TemporaryDirectory() as folder:

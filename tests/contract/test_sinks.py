@@ -7,10 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from contract_base import random_examples
 from contract_checks import CHECKS, committed, expected, opened
 from contract_events import TOPIC, Change, batch, changes, order
 from contract_harness import Factory
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sources.changes import ChangeBatch, TopicPartition
@@ -36,15 +37,7 @@ def change_logs(draw: st.DrawFn) -> tuple[list[list[Change]], list[tuple[int, in
 
 
 def test_random_logs_in_random_cuts_with_replays_end_as_their_fold(factory: Factory) -> None:
-    with TemporaryDirectory() as probe:
-        examples = factory(Path(probe)).examples
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-        phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    )
+    @random_examples(factory)
     @given(change_logs())
     def run(drawn: tuple[list[list[Change]], list[tuple[int, int, int, int]]]) -> None:
         logs, steps = drawn

@@ -1,4 +1,4 @@
-"""Tests here share how a pipeline is deployed and run (`test_end_to_end`)."""
+"""Tests here share how a pipeline is deployed and run (`deployments`)."""
 
 from __future__ import annotations
 

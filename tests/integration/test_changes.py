@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pymysql
+import pytest
 from deltalake import DeltaTable
-from test_end_to_end import Run, delta, files, iceberg, run_pipeline, services
+from deployments import (
+    Run,
+    delta,
+    iceberg,
+    login,
+    mariadb_source,
+    own_database,
+    postgres_source,
+    run_pipeline,
+    written,
+)
 
-from sinks.factory import plan_tables
 from sources.registry import transport_for
-from stack.manager import Endpoint, Endpoints
-from verify.lake import read_sink_table
-
-__all__ = ["files", "services"]
+from stack.manager import Endpoints
+from stack.testing import StartServices
 
 BODY = "repeat(md5(n::text) || ' é ', 400)"  # some 14 kB, kept out of line and whole
 
@@ -74,39 +80,9 @@ CHANGES: tuple[tuple[str, ...], ...] = (
 KEYED = ["public.notes", "public.emptied", "public.whole", "public.indexed", "public.named", "public.generated"]
 
 
-@asynccontextmanager
-async def postgres(server: Endpoint) -> AsyncIterator[tuple[asyncpg.Connection, dict[str, Any]]]:
-    """A database of its own, and the pipeline's source without tables."""
-    name = f"c{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    admin = await asyncpg.connect(**login, database=server.more["database"])
-    await admin.execute(f"CREATE DATABASE {name}")
-    database = await asyncpg.connect(**login, database=name)
-    source = {
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "database": name,
-        "slot_name": name,
-        "publication_name": name,
-    }
-    try:
-        yield database, source
-    finally:
-        await database.close()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
-
-
-def log_of(run: Run, sink_id: str, table: str) -> list[dict[str, Any]]:
-    """The rows of an append table, in the log's order (the topics have one partition)."""
-    pipeline = run.settings.pipeline
-    topic = pipeline.topic(table)
-    plan = next(plan for plan in plan_tables(pipeline, [sink_id]) if topic in plan.target.topics)
-    rows = read_sink_table(plan, topic)
-    assert rows is not None
-    return sorted(rows.to_pylist(), key=lambda row: row["_cdc_offset"])
+@pytest.fixture(scope="module")
+def services(start_services: StartServices) -> Endpoints:
+    return start_services("connect", "postgres", "mariadb")
 
 
 async def letters(run: Run, topic: str) -> list[dict[str, str]]:
@@ -120,20 +96,19 @@ async def letters(run: Run, topic: str) -> list[dict[str, str]]:
 
 
 async def test_changes_of_postgres_that_are_hard_to_carry_end_as_the_source(
-    services: Endpoints, files: Any, tmp_path: Path
+    services: Endpoints, tmp_path: Path
 ) -> None:
     """TOASTed values left unchanged, truncates, each replica identity, tables without key, generated columns."""
-    async with postgres(services["postgres"]) as (database, source):
+    server = services["postgres"]
+    async with own_database(server) as (database, name):
         for statement in TABLES:
             await database.execute(statement)
         upserts = [iceberg(tmp_path, "upsert"), delta(tmp_path / "delta", "upsert")]
         sinks = [sink | {"tables": KEYED} for sink in upserts]
         sinks += [iceberg(tmp_path, "append"), delta(tmp_path / "delta", "append")]
-        source |= {
-            "tables": [*KEYED, "public.keyless"],
-            "key_columns": {"public.named": ["a", "b"], "public.indexed": ["a", "b"]},
-        }
-        settings = files(source["database"], source, sinks, partitions=1)
+        keys = {"public.named": ["a", "b"], "public.indexed": ["a", "b"]}
+        source = postgres_source(server, name, tables=[*KEYED, "public.keyless"], key_columns=keys)
+        settings = written(tmp_path, services, name, source, sinks, partitions=1)
 
         async def change() -> None:
             for transaction in CHANGES:
@@ -146,14 +121,10 @@ async def test_changes_of_postgres_that_are_hard_to_carry_end_as_the_source(
             if stage == "changed":
                 for sink in ("iceberg-append", "delta-append"):
                     logs_tell_what_happened(run, sink)
-                asyncio.run(value_that_nobody_knows_is_a_dead_letter(run, tmp_path, database_of(source)))
+                there = login(server) | {"database": name}
+                asyncio.run(value_that_nobody_knows_is_a_dead_letter(run, tmp_path, there))
 
         await run_pipeline(settings, tmp_path, change, checked)
-
-
-def database_of(source: dict[str, Any]) -> Callable[[], Awaitable[asyncpg.Connection]]:
-    login = {"host": source["host"], "port": source["port"], "user": source["username"], "password": source["password"]}
-    return lambda: asyncpg.connect(**login, database=source["database"])
 
 
 def equal_but_for_keyless(run: Run) -> None:
@@ -169,7 +140,7 @@ def equal_but_for_keyless(run: Run) -> None:
 
 
 def logs_tell_what_happened(run: Run, sink: str) -> None:
-    notes = [row for row in log_of(run, sink, "public.notes") if row["id"] in (1, 106, 200)]
+    notes = [row for row in run.log(sink, "public.notes") if row["id"] in (1, 106, 200)]
     told = [(row["id"], row["_cdc_op"], sorted(row["_cdc_unchanged"] or ())) for row in notes]
     assert told == [
         (1, "r", []),
@@ -180,20 +151,18 @@ def logs_tell_what_happened(run: Run, sink: str) -> None:
         (106, "u", ["body"]),
         (200, "c", []),
     ]
-    emptied = [row["_cdc_op"] for row in log_of(run, sink, "public.emptied")]
+    emptied = [row["_cdc_op"] for row in run.log(sink, "public.emptied")]
     assert emptied == ["r"] * 40 + ["u"] * 4 + ["t", "c", "c", "t", "c"]
-    keyless = [(row["_cdc_op"], row["a"], row["v"]) for row in log_of(run, sink, "public.keyless")]
+    keyless = [(row["_cdc_op"], row["a"], row["v"]) for row in run.log(sink, "public.keyless")]
     assert keyless == [
         ("r", 1, "one"), ("r", 1, "one"), ("r", 2, None), ("u", 2, "two"), ("d", 1, "one"), ("d", 1, "one")
     ]  # fmt: skip
 
 
-async def value_that_nobody_knows_is_a_dead_letter(
-    run: Run, folder: Path, connect: Callable[[], Awaitable[asyncpg.Connection]]
-) -> None:
+async def value_that_nobody_knows_is_a_dead_letter(run: Run, folder: Path, there: dict[str, Any]) -> None:
     """Somebody deleted the row in one of the tables: its sink can't apply the update, all others do."""
     DeltaTable(folder / "delta/upsert/notes").delete("id = 40")
-    database = await connect()
+    database = await asyncpg.connect(**there)
     await database.execute("UPDATE notes SET title = 'unknown' WHERE id IN (40, 41)")
     await database.close()
     report = await asyncio.to_thread(run.verify)
@@ -207,20 +176,10 @@ async def value_that_nobody_knows_is_a_dead_letter(
     assert "didn't send body, tags, raw of the row {'id': 40}" in found[0]["dlq.error_message"]
 
 
-async def test_a_truncate_of_mariadb_empties_the_tables(services: Endpoints, files: Any, tmp_path: Path) -> None:
+async def test_a_truncate_of_mariadb_empties_the_tables(services: Endpoints, tmp_path: Path) -> None:
     server, name = services["mariadb"], f"c{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
-    source = {
-        "source_type": "mariadb",
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "database": name,
-        "tables": [f"{name}.emptied"],
-    }
     sinks = [iceberg(tmp_path, "upsert"), delta(tmp_path / "delta", "upsert"), iceberg(tmp_path, "append")]
-    with pymysql.connect(**login) as connection, connection.cursor() as cursor:
+    with pymysql.connect(**login(server)) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
         cursor.execute(f"USE {name}")
         cursor.execute("CREATE TABLE emptied (id INT PRIMARY KEY, v TEXT)")
@@ -239,10 +198,11 @@ async def test_a_truncate_of_mariadb_empties_the_tables(services: Endpoints, fil
         def checked(run: Run, stage: str) -> None:
             run.assert_equal_to_source({f"{name}.emptied": 30 if stage == "snapshot" else 2})
             if stage == "changed":
-                ops = [row["_cdc_op"] for row in log_of(run, "iceberg-append", f"{name}.emptied")]
+                ops = [row["_cdc_op"] for row in run.log("iceberg-append", f"{name}.emptied")]
                 assert ops == ["r"] * 30 + ["u"] * 4 + ["t", "c", "c"]
 
         try:
-            await run_pipeline(files(name, source, sinks, partitions=1), tmp_path, change, checked)
+            settings = written(tmp_path, services, name, mariadb_source(server, name, "emptied"), sinks, partitions=1)
+            await run_pipeline(settings, tmp_path, change, checked)
         finally:
             cursor.execute(f"DROP DATABASE {name}")

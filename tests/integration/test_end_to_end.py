@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,19 +15,22 @@ from uuid import uuid4
 import asyncpg
 import pymysql
 import pytest
-import yaml
 from deltalake import DeltaTable
+from deployments import (
+    Run,
+    delta,
+    files,
+    iceberg,
+    login,
+    mariadb_source,
+    own_database,
+    postgres_source,
+    run_pipeline,
+    written,
+)
 
-from app.deployment import deploy, deployed_topics, remove_topics, undeploy
-from config.environment import Settings, load_settings
-from sinks.factory import plan_tables
 from stack.manager import Endpoints
-from stack.ports import free_port
 from stack.testing import StartServices
-from stack.worker import WorkerProcess
-from verify.lake import read_sink_table
-from verify.report import Report
-from verify.run import verify_pipeline
 
 POSTGRES_TABLES = (
     "CREATE TABLE accounts (id bigint PRIMARY KEY, owner text NOT NULL, balance numeric(12,2), active boolean,"
@@ -84,98 +84,9 @@ MOVED = {200: 2000}
 CDC = Path(sys.executable).with_name("cdc")
 
 
-@dataclass
-class Run:
-    """A deployed pipeline with its running worker."""
-
-    settings: Settings
-    worker: WorkerProcess
-
-    def verify(self) -> Report:
-        return asyncio.run(verify_pipeline(self.settings.pipeline, self.settings.platform, timeout=240))
-
-    def assert_equal_to_source(self, tables: dict[str, int]) -> None:
-        """Every sink has the source's rows, so many of each table."""
-        report = self.verify()
-        assert report.exit_status == 0, report
-        found = {(v.sink_id, v.table): v.comparison.sink_rows for v in report.verdicts if v.comparison is not None}
-        sinks = [sink.sink_id for sink in self.settings.pipeline.sinks]
-        rows = {(v.sink_id, v.table): v.comparison.source_rows for v in report.verdicts if v.comparison is not None}
-        assert rows == {(sink, table): count for sink in sinks for table, count in tables.items()}
-        upserts = {s.sink_id for s in self.settings.pipeline.sinks if s.settings.write_mode == "upsert"}
-        assert all(count == rows[where] for where, count in found.items() if where[0] in upserts)
-
-    def ops(self, sink_id: str, table: str, key: int) -> list[str]:
-        """The ops of an account in an append table, in the log's order."""
-        plan = next(
-            plan
-            for plan in plan_tables(self.settings.pipeline, [sink_id])
-            if self.settings.pipeline.topic(table) in plan.target.topics
-        )
-        rows = read_sink_table(plan, self.settings.pipeline.topic(table))
-        assert rows is not None
-        found = rows.select(["id", "_cdc_op", "_cdc_partition", "_cdc_offset"]).to_pylist()
-        mine = sorted((row for row in found if row["id"] == key), key=lambda row: row["_cdc_offset"])
-        assert len({row["_cdc_partition"] for row in mine}) == 1
-        return [row["_cdc_op"] for row in mine]
-
-
 @pytest.fixture(scope="module")
 def services(start_services: StartServices) -> Endpoints:
     return start_services("connect", "postgres", "mariadb", "s3", "catalog")
-
-
-@pytest.fixture
-def files(services: Endpoints, tmp_path: Path) -> Iterator[Any]:
-    """A function that writes a pipeline's files for a source and its sinks."""
-
-    def write(name: str, source: dict[str, Any], sinks: list[dict[str, Any]], partitions: int = 2) -> Settings:
-        pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
-        platform = {
-            "kafka": {
-                "bootstrap_servers": services["kafka"].address,
-                "schema_registry_url": services["registry"].url,
-                "topic_num_partitions": partitions,
-            },
-            "connector": {
-                "connect_url": services["connect"].url,
-                "converter": "avro-apicurio",
-                "registry_url": services["registry"].more["converter_url"],
-            },
-        }
-        paths = tmp_path / "pipeline.yaml", tmp_path / "platform.yaml"
-        for path, content in zip(paths, (pipeline, platform), strict=True):
-            path.write_text(yaml.safe_dump(content))
-        return load_settings(*paths, environ=os.environ)
-
-    return write
-
-
-@asynccontextmanager
-async def deployed(settings: Settings) -> AsyncIterator[None]:
-    """The connector for as long as the block lasts."""
-
-    def quiet(_: str) -> None:
-        """Nobody reads it."""
-
-    await deploy(settings.pipeline, settings.platform, quiet, quiet)
-    try:
-        yield
-    finally:
-        await undeploy(settings.pipeline, settings.platform, quiet)
-        await remove_topics(settings.platform, await deployed_topics(settings.pipeline, settings.platform), quiet)
-
-
-def iceberg(folder: Path, mode: str) -> dict[str, Any]:
-    """On local disk, over SQLite."""
-    section = {
-        "catalog_uri": f"sqlite:///{folder}/catalog.db",
-        "warehouse": f"file://{folder}/lake",
-        "table_namespace": mode,
-        "write_mode": mode,
-        "flush_interval_seconds": 0.5,
-    }
-    return {"sink_id": f"iceberg-{mode}", "sink_type": "iceberg", "iceberg": section}
 
 
 def iceberg_rest(services: Endpoints, namespace: str, mode: str) -> dict[str, Any]:
@@ -194,88 +105,48 @@ def iceberg_rest(services: Endpoints, namespace: str, mode: str) -> dict[str, An
     return {"sink_id": f"iceberg-{mode}", "sink_type": "iceberg", "iceberg": section}
 
 
-def delta(folder: Path, mode: str) -> dict[str, Any]:
-    section = {"table_uri": f"{folder}/{mode}/{{table}}", "write_mode": mode, "flush_interval_seconds": 0.5}
-    return {"sink_id": f"delta-{mode}", "sink_type": "delta", "delta": section}
-
-
-async def run_pipeline(settings: Settings, folder: Path, change: Any, check: Any) -> None:
-    """Deploy, run the worker over the snapshot, change the source, and check."""
-    paths = folder / "pipeline.yaml", folder / "platform.yaml"
-    worker = WorkerProcess(*paths, folder / "data", folder / "worker.log", web_port=free_port())
-    async with deployed(settings):
-        worker.start()
-        try:
-            run = Run(settings, worker)
-            await asyncio.to_thread(check, run, "snapshot")
-            await change()
-            await asyncio.to_thread(check, run, "changed")
-            assert worker.running(), worker.tail()
-            assert worker.terminate() == 0
-        except BaseException as error:
-            error.add_note(f"The worker's log ends:\n{worker.tail(60)}")
-            raise
-        finally:
-            if worker.running():
-                worker.kill()
-
-
 def statements(*, lines: str) -> list[Sequence[str]]:
     return [[statement.format(lines=lines) for statement in transaction] for transaction in CHANGES]
 
 
 async def test_postgres_tables_are_the_same_in_iceberg_and_delta_appended_and_upserted(
-    services: Endpoints, files: Any, tmp_path: Path
+    services: Endpoints, tmp_path: Path
 ) -> None:
-    server, name = services["postgres"], f"e{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    admin = await asyncpg.connect(**login, database=server.more["database"])
-    await admin.execute(f"CREATE DATABASE {name}")
-    database = await asyncpg.connect(**login, database=name)
-    for statement in POSTGRES_TABLES:
-        await database.execute(statement)
-    source = {
-        **{key: value for key, value in login.items() if key != "user"},
-        "username": server.user,
-        "database": name,
-        "tables": ["public.accounts", "public.lines"],
-        "slot_name": name,
-        "publication_name": name,
-    }
-    sinks = [
-        iceberg(tmp_path, "append"),
-        iceberg_rest(services, name, "upsert"),
-        delta(tmp_path / "delta", "append"),
-        delta(tmp_path / "delta", "upsert"),
-    ]
+    server = services["postgres"]
+    async with own_database(server) as (database, name):
+        for statement in POSTGRES_TABLES:
+            await database.execute(statement)
+        sinks = [
+            iceberg(tmp_path, "append"),
+            iceberg_rest(services, name, "upsert"),
+            delta(tmp_path / "delta", "append"),
+            delta(tmp_path / "delta", "upsert"),
+        ]
+        settings = written(tmp_path, services, name, postgres_source(server, name, "accounts", "lines"), sinks)
 
-    async def change() -> None:
-        for transaction in statements(lines="lines"):
-            async with database.transaction():
-                for statement in transaction:
-                    await database.execute(statement)
+        async def change() -> None:
+            for transaction in statements(lines="lines"):
+                async with database.transaction():
+                    for statement in transaction:
+                        await database.execute(statement)
 
-    equal = check("public")
+        equal = check("public")
 
-    def checked(run: Run, stage: str) -> None:
-        equal(run, stage)
-        if stage == "changed":
-            asyncio.run(verify_tells_differences_and_what_it_cannot_tell(run, tmp_path, login | {"database": name}))
+        def checked(run: Run, stage: str) -> None:
+            equal(run, stage)
+            if stage == "changed":
+                there = login(server) | {"database": name}
+                asyncio.run(verify_tells_differences_and_what_it_cannot_tell(run, tmp_path, there))
 
-    try:
-        await run_pipeline(files(name, source, sinks), tmp_path, change, checked)
-    finally:
-        await database.close()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+        await run_pipeline(settings, tmp_path, change, checked)
 
 
-async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Path, login: dict[str, Any]) -> None:
+async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Path, there: dict[str, Any]) -> None:
     """The command as users type it: a table that somebody else damaged, then a source that is ahead of the sinks."""
 
     def verify(*options: str) -> tuple[int, str]:
-        files = [str(folder / "pipeline.yaml"), "--platform-config", str(folder / "platform.yaml")]
-        command = [str(CDC), "verify", *files, *options]
+        pipeline, platform = files(folder)
+        command = [str(CDC), "verify", str(pipeline), "--platform-config", str(platform), *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
 
@@ -299,7 +170,7 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
     assert "delta-upsert public.accounts: missing id=1" in printed
     assert "delta-upsert public.accounts: different id=2: owner: source 'changed', sink 'damaged'" in printed
     assert run.worker.terminate() == 0
-    database = await asyncpg.connect(**login)
+    database = await asyncpg.connect(**there)
     await database.execute("UPDATE accounts SET owner = 'unseen' WHERE id = 3")
     await database.close()
     status, printed = verify("--timeout", "15")
@@ -311,22 +182,11 @@ async def verify_tells_differences_and_what_it_cannot_tell(run: Run, folder: Pat
     assert status == 1, printed  # the damage is still there, and the last update has arrived
 
 
-async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(
-    services: Endpoints, files: Any, tmp_path: Path
-) -> None:
+async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(services: Endpoints, tmp_path: Path) -> None:
     server, name = services["mariadb"], f"e{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
-    source = {
-        "source_type": "mariadb",
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "database": name,
-        "tables": [f"{name}.accounts", f"{name}.lines"],
-    }
     sinks = [iceberg(tmp_path, "upsert"), delta(tmp_path / "delta", "append")]
-    connecting = pymysql.connect(**login, init_command="SET time_zone = '+00:00'")
+    settings = written(tmp_path, services, name, mariadb_source(server, name, "accounts", "lines"), sinks)
+    connecting = pymysql.connect(**login(server), init_command="SET time_zone = '+00:00'")
     with connecting as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
         cursor.execute(f"USE {name}")
@@ -341,7 +201,7 @@ async def test_mariadb_tables_are_the_same_in_iceberg_and_delta(
                 connection.commit()
 
         try:
-            await run_pipeline(files(name, source, sinks), tmp_path, change, check(name))
+            await run_pipeline(settings, tmp_path, change, check(name))
         finally:
             cursor.execute(f"DROP DATABASE {name}")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import boto3
 import httpx
-import psutil
 import pyarrow as pa
 import pymysql
 import pytest
@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pyiceberg.catalog.rest import RestCatalog
 
+from stack import supervisors
 from stack.manager import Endpoint
 from stack.supervisor import SERVICES
 from stack.testing import StartServices
@@ -25,11 +26,10 @@ from stack.testing import StartServices
 GIB = 1 << 30
 
 
-def test_the_whole_stack_stays_below_4_gib(start_services: StartServices) -> None:
+def test_the_whole_stack_stays_below_4_gib(start_services: StartServices, stack_state: Path) -> None:
     endpoints = start_services(*SERVICES)
     assert endpoints.keys() == SERVICES.keys()
-    supervisors = [p for p in psutil.Process().children() if "stack.supervisor" in p.cmdline()]
-    processes = [p for s in supervisors for p in (s, *s.children(recursive=True))]
+    processes = [p for s in supervisors.living(stack_state) for p in (s, *s.children(recursive=True))]
     assert sum(process.memory_info().rss for process in processes) < 4 * GIB
 
 

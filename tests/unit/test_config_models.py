@@ -138,6 +138,7 @@ def test_source_defaults_are_the_promised_ones() -> None:
         "key_columns": {},
         "unavailable_value_placeholder": "__debezium_unavailable_value",
         "signal_table": None,
+        "unknown_values": "dead_letter",
         "snapshot_mode": "initial",
         "server_id": None,
         "columns": {},

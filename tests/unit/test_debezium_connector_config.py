@@ -110,6 +110,12 @@ def test_the_signalling_table_is_not_one_of_those_that_are_captured() -> None:
         pipeline(signal_table="public.orders")
 
 
+def test_rows_are_not_read_again_without_a_signalling_table() -> None:
+    with pytest.raises(ValidationError, match=r"create one at the source .* name it as source.signal_table"):
+        pipeline(unknown_values="read_again")
+    assert pipeline(unknown_values="read_again", signal_table="public.signals").source.unknown_values == "read_again"
+
+
 def test_a_large_unsigned_number_of_mysql_stays_positive() -> None:
     settings = config({}, source_type="mariadb", tables=["shop.orders"])
     assert settings["bigint.unsigned.handling.mode"] == "precise"

@@ -68,7 +68,9 @@ def waiting(source: Source, monitor: Monitor, connect: Connect, timeout: float =
     return Passing(pipeline, *parts, timeout, said.append if said is not None else lambda _: None)
 
 
-NOTHING_KEPT = [()]
+QUIET = Connect([{"lsn": 5}])
+SNAPSHOT = [{"snapshot": "INITIAL", "snapshot_completed": False}]
+NO_POSITION = "the connector has kept no position yet, so its first snapshot isn't over"
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,13 @@ NOTHING_KEPT = [()]
         (Source(False), Monitor(*range(7, 900)), Connect([{"lsn": 99}], [{"lsn": 100}]), 9),
         (Source(False), Monitor(7), Connect([{"lsn": 101}]), 7),
         # a quiet source, whose connector has nothing to keep
-        (Source(True), Monitor(7), Connect([{"lsn": 5}]), 7),
-        (Source(True), Monitor(7), Connect(()), 7),
+        (Source(True), Monitor(7), QUIET, 7),
         (Source(True), Monitor(7), Connect(Unavailable("away")), 7),
         # a change that the connector had received and not yet produced
-        (Source(True), Monitor(7, 7, 7, 8), Connect(()), 8),
-        (Source(False, False, True), Monitor(7), Connect(()), 7),
+        (Source(True), Monitor(7, 7, 7, 8), QUIET, 8),
+        (Source(False, False, True), Monitor(7), QUIET, 7),
+        # a first snapshot that begins, is under way and ends, while the database has nothing more to send
+        (Source(True), Monitor(*[0] * 5, *[3] * 5, 7), Connect(*[()] * 5, *[SNAPSHOT] * 5, [{"lsn": 5}]), 7),
     ],
 )
 async def test_what_is_sent_is_known(source: Source, monitor: Monitor, connect: Connect, end: int) -> None:
@@ -93,11 +96,13 @@ async def test_what_is_sent_is_known(source: Source, monitor: Monitor, connect: 
 @pytest.mark.parametrize(
     ("source", "monitor", "connect", "why"),
     [
-        (Source(False), Monitor(7), Connect(()), "the connector is still reading the source's log"),  # it is down
+        (Source(False), Monitor(7), QUIET, "the connector is still reading the source's log"),  # it is down
         (Source(False), Monitor(7), Connect([{"lsn": 99}]), "the connector is .*; it has kept .* of LSN 0/64"),
-        (Source(True), Monitor(*range(1, 99_999)), Connect(()), "the connector is still reading"),
+        (Source(True), Monitor(*range(1, 99_999)), QUIET, "the connector is still reading"),
+        (Source(True), Monitor(0), Connect(()), NO_POSITION),
+        (Source(True), Monitor(7), Connect(SNAPSHOT), NO_POSITION),
         # a first snapshot is under way in one part of the source
-        (Source(False), Monitor(7), Connect([{"lsn": 200}, {}]), "the connector is still reading"),
+        (Source(True), Monitor(7), Connect([{"lsn": 200}, {}]), NO_POSITION),
     ],
 )
 async def test_what_is_not_sent_in_time_is_told(source: Source, monitor: Monitor, connect: Connect, why: str) -> None:

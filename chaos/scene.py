@@ -1,0 +1,243 @@
+"""The stage of a run: stack, databases, deployed pipelines and their workers; and what each fault does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from app.deployment import deploy
+from chaos.changes import TABLES, Kind
+from chaos.crew import Crew, line_of
+from chaos.schedule import SERVICES, Fault
+from config.environment import load_settings
+from demo.connections import MariaDbConnection, PostgresConnection
+from demo.pipelines import pipeline_of, platform_of
+from stack.manager import Endpoint, Endpoints, statuses, up
+
+SESSION_TIMEOUT = 6.0
+Later = Callable[[float, Callable[[], None]], None]
+"""Do something after so many seconds."""
+Say = Callable[[str], None]
+
+
+class Scene:
+    """Everything that a fault can hit."""
+
+    def __init__(self, state: Path, ports: dict[str, int], say: Say) -> None:
+        self._state, self._ports, self._say = state, ports, say
+        self.endpoints: Endpoints = up(state, None, ports=ports, say=say, owner=os.getpid())
+        self.crews: dict[str, Crew] = {}
+        self._frozen: set[str] = set()
+        self._hired = 0
+
+    def connect(self, kind: Kind) -> PostgresConnection | MariaDbConnection:
+        """A connection to a source."""
+        endpoint = self.endpoints[kind]
+        return PostgresConnection(endpoint) if kind == "postgres" else MariaDbConnection(endpoint)
+
+    def deploy(self, kind: Kind, workers: int) -> None:
+        """A pipeline over the source's tables, and its workers."""
+        folder = self._state / "lake" / kind
+        folder.mkdir(parents=True)
+        files = folder / "pipeline.yaml", folder / "platform.yaml"
+        for path, content in zip(files, (self._pipeline(kind, folder), self._platform()), strict=True):
+            path.write_text(yaml.safe_dump(content, sort_keys=False))
+        settings = load_settings(*files, environ=os.environ)
+        asyncio.run(deploy(settings.pipeline, settings.platform, lambda _: None, self._say))
+        crew = self.crews[kind] = Crew(kind, settings, files, folder)
+        for number in range(workers):
+            crew.hire(f"{kind}-{number}")
+
+    # -- faults
+
+    def begin(self, fault: Fault, later: Later, over: Callable[[], None]) -> str:
+        """Let a fault happen; calls `over` when it is over. Returns what happened."""
+        begin = getattr(self, f"_{fault.kind.replace(' ', '_')}")
+        said: str | None = begin(fault, later, over)
+        return f"{fault}{': ' + said if said else ''}"
+
+    def _kill_worker(self, fault: Fault, _: Later, over: Callable[[], None]) -> str | None:
+        member = self._crew(fault.target).members.get(fault.target)
+        if member is None or not member.process.running():
+            return "isn't running"
+        self._crew(fault.target).kill(member)
+        over()
+        return None
+
+    def _freeze_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str | None:
+        member = self._crew(fault.target).members.get(fault.target)
+        if member is None or not member.process.running():
+            return "isn't running"
+        member.process.freeze()
+        member.frozen = True
+        later(fault.seconds, in_turn(member.thaw, over))
+        return None
+
+    def _stop_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str | None:
+        member = self._crew(fault.target).members.get(fault.target)
+        if member is None or member.frozen or not member.process.running():
+            return "isn't running"
+        member.wanted = False
+        member.process.signal_end()
+
+        def again() -> None:
+            if member.process.running():  # it is still flushing
+                later(0.5, again)
+                return
+            member.wanted = True
+            over()
+
+        later(fault.seconds, again)
+        return None
+
+    def _add_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str:
+        crew = self.crews[fault.target]
+        self._hired += 1
+        name = f"{fault.target}-more-{self._hired}"
+        crew.hire(name)
+        later(fault.seconds, in_turn(lambda: crew.dismiss(name), over))
+        return name
+
+    def _lose_local_state(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
+        self.crews[fault.target].lose_state()
+        over()
+
+    def _move_group_offset(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        crew = self.crews[fault.target]
+        for member in crew.members.values():
+            member.wanted = False
+            crew.kill(member)
+
+        def move() -> None:
+            self._say(f"group {crew.settings.app_id}: {crew.move_group(self.endpoints['kafka'].address)}")
+            for member in crew.members.values():
+                member.wanted = True
+            over()
+
+        later(fault.seconds, move)
+
+    def _kill_service(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
+        os.kill(self._pid(fault.target), signal.SIGKILL)
+        self._frozen.discard(fault.target)
+        over()
+
+    def _freeze_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        os.kill(self._pid(fault.target), signal.SIGSTOP)
+        self._frozen.add(fault.target)
+        later(fault.seconds, in_turn(lambda: self._thaw(fault.target), over))
+
+    def _thaw(self, name: str) -> None:
+        self._frozen.discard(name)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid(name), signal.SIGCONT)
+
+    def _pid(self, name: str) -> int:
+        pid: int = statuses(self._state)[name]["pid"]
+        return pid
+
+    def _crew(self, worker: str) -> Crew:
+        return self.crews[worker.split("-")[0]]
+
+    # -- what keeps it going
+
+    def supervise(self) -> list[tuple[str, dict[str, Any]]]:
+        """Start again what should run; returns who has ended by itself, and how."""
+        ended = [one for crew in self.crews.values() for one in crew.supervise()]
+        for name, ending in ended:
+            self._say(f"{name} ended by itself: {line_of(ending)}")
+        return ended
+
+    def calm(self) -> None:
+        """End all faults: everything runs."""
+        for name in SERVICES:
+            self._thaw(name)
+        for crew in self.crews.values():
+            for member in crew.members.values():
+                member.wanted = True
+                member.thaw()
+        up(self._state, None, ports=self._ports, say=self._say, owner=os.getpid())
+        self.supervise()
+
+    def end(self) -> None:
+        """Stop the workers."""
+        for crew in self.crews.values():
+            crew.end()
+
+    # -- files
+
+    def _platform(self) -> dict[str, Any]:
+        platform = platform_of(self.endpoints)
+        platform["kafka"]["session_timeout_seconds"] = SESSION_TIMEOUT
+        return platform | {"retry": {"max_wait_seconds": 5}}
+
+    def _pipeline(self, kind: Kind, folder: Path) -> dict[str, Any]:
+        sinks = [self._sink(kind, sink_id, folder) for sink_id in SINKS[kind]]
+        return pipeline_of(f"chaos-{kind}", kind, self.endpoints[kind], TABLES, sinks)
+
+    def _sink(self, kind: Kind, sink_id: str, folder: Path) -> dict[str, Any]:
+        form, mode, place = sink_id.split("-")
+        section: dict[str, Any] = {"write_mode": "append" if mode == "append" else "upsert", **FREQUENT}
+        store = self.endpoints["s3"]
+        if form == "iceberg":
+            catalog = self.endpoints["catalog"]
+            section |= {"table_namespace": f"{kind}_{mode}"}
+            section |= _rest(catalog, store) if place == "s3" else _sqlite(folder)
+        elif place == "s3":
+            uri = f"s3://{store.more['bucket']}/chaos/{kind}/{mode}/{{table}}"
+            section |= {"table_uri": uri, "storage_options": _options(store)}
+        else:
+            section |= {"table_uri": f"{folder}/{mode}/{{table}}"}
+        if mode == "vectors":
+            section |= {"upserts": "deletion_vectors"}
+        return {"sink_id": sink_id, "sink_type": form, form: section}
+
+
+def in_turn(*actions: Callable[[], None]) -> Callable[[], None]:
+    """One after the other."""
+
+    def all_of_them() -> None:
+        for action in actions:
+            action()
+
+    return all_of_them
+
+
+SINKS: dict[Kind, tuple[str, ...]] = {
+    "postgres": ("iceberg-append-s3", "iceberg-upsert-s3", "delta-merge-s3", "delta-vectors-disk"),
+    "mariadb": ("iceberg-upsert-disk", "delta-append-disk", "delta-vectors-s3"),
+}
+"""Format, mode and place."""
+
+FREQUENT = {"batch_size": 500, "flush_interval_seconds": 1.0}
+"""Small commits: more of them to be hit."""
+
+
+def _rest(catalog: Endpoint, store: Endpoint) -> dict[str, Any]:
+    return {
+        "catalog_uri": catalog.url,
+        "warehouse": catalog.more["warehouse"],
+        "s3_endpoint": store.url,
+        "s3_access_key_id": store.user,
+        "s3_secret_access_key": store.password,
+    }
+
+
+def _sqlite(folder: Path) -> dict[str, Any]:
+    return {"catalog_uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}/warehouse"}
+
+
+def _options(store: Endpoint) -> dict[str, Any]:
+    return {
+        "AWS_ENDPOINT_URL": store.url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": store.user,
+        "AWS_SECRET_ACCESS_KEY": store.password,
+        "AWS_REGION": store.more["region"],
+    }

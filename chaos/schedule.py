@@ -1,0 +1,52 @@
+"""Which faults happen when: made from the seed alone, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WARM_UP_SECONDS = 10.0
+GAPS = 4.0, 14.0
+"""Seconds between two faults; some last longer, so that they overlap."""
+
+SERVICES = ("kafka", "registry", "catalog", "s3", "connect")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: when it begins (seconds since the changes began), what it is, what it hits, how long it lasts."""
+
+    at: float
+    kind: str
+    target: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
+        return f"{self.kind} {self.target}{lasts}"
+
+
+def faults(seed: int, seconds: float, workers: dict[str, list[str]], session_timeout: float) -> list[Fault]:
+    """All of a run of so many seconds. `workers`: names by pipeline."""
+    rng = random.Random(f"{seed} faults")
+    names = [name for group in workers.values() for name in group]
+    pipelines = list(workers)
+    kinds: list[tuple[int, Callable[[float], Fault]]] = [
+        (30, lambda at: Fault(at, "kill worker", rng.choice(names))),
+        (12, lambda at: Fault(at, "freeze worker", rng.choice(names), session_timeout * rng.uniform(1.3, 2.0))),
+        (6, lambda at: Fault(at, "freeze worker", rng.choice(names), rng.uniform(0.5, 3.0))),
+        (10, lambda at: Fault(at, "stop worker", rng.choice(names), rng.uniform(0.0, 8.0))),
+        (5, lambda at: Fault(at, "add worker", rng.choice(pipelines), rng.uniform(10.0, 30.0))),
+        (4, lambda at: Fault(at, "lose local state", rng.choice(pipelines))),
+        (4, lambda at: Fault(at, "move group offset", rng.choice(pipelines), session_timeout + 3.0)),
+        (14, lambda at: Fault(at, "kill service", rng.choice(SERVICES))),
+        (15, lambda at: Fault(at, "freeze service", rng.choice(SERVICES), rng.uniform(2.0, 15.0))),
+    ]
+    found: list[Fault] = []
+    at = WARM_UP_SECONDS
+    while at < seconds - 10.0:
+        (make,) = rng.choices([make for _, make in kinds], [weight for weight, _ in kinds])
+        found.append(make(at))
+        at += rng.uniform(*GAPS)
+    return found

@@ -1,0 +1,37 @@
+"""A worker's exit status tells which error ended it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from config.errors import LakewardError, PipelineStopped, exit_status
+
+GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
+
+
+def subclasses(kind: type[LakewardError]) -> Iterator[type[LakewardError]]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from subclasses(found)
+
+
+def test_every_error_that_stops_a_pipeline_has_a_status_of_its_own() -> None:
+    kinds = [PipelineStopped, *subclasses(PipelineStopped)]
+    statuses = [kind.exit_status for kind in kinds]
+    assert len(set(statuses)) == len(kinds) > 5
+    assert not {0, 1, 2, *range(126, 256)} & set(statuses)
+
+
+def test_defects_and_lack_of_memory_are_told_apart() -> None:
+    assert exit_status(KeyError("x")) == os.EX_SOFTWARE
+    assert exit_status(MemoryError()) == os.EX_OSERR
+
+
+def test_the_documented_statuses_are_those_of_the_code() -> None:
+    documented = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", GUARANTEES.read_text(), re.MULTILINE))
+    here = {kind.__name__: str(kind.exit_status) for kind in subclasses(LakewardError)}
+    assert {name: here[name] for name in documented} == documented
+    assert {kind.__name__ for kind in subclasses(PipelineStopped)} <= documented.keys()
