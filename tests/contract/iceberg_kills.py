@@ -1,4 +1,4 @@
-"""Workers of Iceberg tables that are killed at each change of the store or the catalog."""
+"""Workers of Iceberg tables that are killed at each step."""
 
 from __future__ import annotations
 
@@ -10,23 +10,12 @@ from contract_events import TOPIC
 from contract_harness import target
 from iceberg_harness import NAME, IcebergHarness
 from kills import Worker, under_kills
-from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.io.pyarrow import PyArrowFileIO
 
 from config.pipeline import IcebergConfig
 from sinks.base import Sink
 from sinks.iceberg.sink import IcebergSink
 from sources.changes import ChangeBatch
 from tables.key_index import KeyIndex
-
-PLACES = [
-    (PyArrowFileIO, "new_output"),
-    (PyArrowFileIO, "delete"),
-    (SqlCatalog, "commit_table"),
-    (RestCatalog, "commit_table"),
-]
-
 
 def tidied_under_kills(
     folder: Path,
@@ -36,11 +25,26 @@ def tidied_under_kills(
     after: Sequence[ChangeBatch],
     *,
     small: bool = True,
-) -> int:
-    """Kill a worker at each change of store or catalog that one tidying step makes; return how many there are."""
+) -> list[str]:
+    """Kill a worker at each step of tidying a table once; return the steps."""
 
     def worker(harness: IcebergHarness, index: Path) -> Worker:
-        return Worker(partial(_sink, harness.config, index), PLACES, tidied, untidied, None, small)
+        return Worker(partial(_sink, harness.config, index), tidied, untidied, None, small)
+
+    return under_kills(folder, make, worker, after)
+
+
+def written_under_kills(
+    folder: Path,
+    make: Callable[[Path], IcebergHarness],
+    before: Sequence[ChangeBatch],
+    last: ChangeBatch,
+    after: Sequence[ChangeBatch],
+) -> list[str]:
+    """Kill a worker at each step of the commit of `last`; return the steps."""
+
+    def worker(harness: IcebergHarness, index: Path) -> Worker:
+        return Worker(partial(_sink, harness.config, index), (), before, last, True)
 
     return under_kills(folder, make, worker, after)
 

@@ -1,17 +1,21 @@
-"""SIGKILL at each change of a store, a catalog or a log that a worker makes, in a process of its own."""
+"""SIGKILL at each step of a commit or of tidying, in a process of its own. The steps are those that the process makes:
+each change of a file and each request over the network (`chaos.outside`), whatever library makes it."""
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from contract_base import commit, committed, expected, opened
@@ -19,40 +23,38 @@ from contract_events import batch
 from contract_harness import SinkHarness
 from iceberg_upkeep import small_sizes
 
+from chaos.outside import Outside
 from sinks.base import Sink
 from sources.changes import ChangeBatch
-
-Places = Sequence[tuple[type, str]]
-"""Methods that change something outside of the process."""
 
 H = TypeVar("H", bound=SinkHarness)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker does before it is killed: commits that are tidied each time, commits that aren't, and, killed at
-    one of these places, a commit (if there is one) or a tidying step; with the tiers of a small table or not."""
+    """What a worker does before it is killed: commits that are tidied each time, commits that aren't, and, killed at a
+    step of it, a commit (if there is one) or a tidying step; with the tiers of a small table or not."""
 
     make_sink: Callable[[], Sink]
-    places: Places
     tidied: Sequence[ChangeBatch]
     untidied: Sequence[ChangeBatch]
     last: ChangeBatch | None
     small: bool
 
-    def run(self, killed_at: int, steps: Connection) -> None:
-        """Sends the number of changes, if it lives on."""
+    def run(self, killed_at: int | None, after: bool) -> None:  # noqa: FBT001  # a process has no keywords
+        """In a process that ends with it, or before."""
+        outside = Outside.of_this_process()
         with small_sizes() if self.small else nullcontext(), closing(self.make_sink()) as sink:
             sink.open()
             commit(sink, *self.tidied)
             for part in self.untidied:
                 sink.write(batch(part))
-            with _killed_at(killed_at, self.places) as made:
-                if self.last is None:
-                    sink.tidy()
-                else:
-                    sink.write(batch(self.last))
-            steps.send(len(made))
+            outside.arm(killed_at, after=after)
+            if self.last is None:
+                sink.tidy()
+            else:
+                sink.write(batch(self.last))
+            outside.disarm()
 
 
 def under_kills(
@@ -61,63 +63,67 @@ def under_kills(
     worker: Callable[[H, Path], Worker],
     after: Sequence[ChangeBatch],
     check: Callable[[H], None] = lambda _: None,
-) -> int:
-    """Kill a worker at each change that its last action makes; return how many there are.
+) -> list[str]:
+    """Kill a worker at each step of its last action; return the steps as they are written down.
 
-    The changes are counted, not listed: as often as it takes `make` makes a table in a new folder, and `worker` (which
-    gets the table and a folder for its index) is killed one change later than the last time. All or nothing of its last
-    commit is in the table then, and the rows are right once another worker, which takes up the index of the killed one,
-    has written `after`; so is what `check` looks at.
+    A first worker lives on and shows the steps. Then, for each, `make` makes a table in a new folder, and `worker`
+    (which gets the table and a folder for its index) is killed before it, and if it is a request once more when it has
+    been sent: nobody gets the answer. All or nothing of its last commit is in the table then, and the rows are right
+    once another worker, which takes up the index of the killed one, has written `after`; so is what `check` looks at.
     """
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["kills", "iceberg_kills", "delta_kills"])
-    for step in range(1_000):
-        place = folder / str(step)
+    outside = _outside()
+
+    def run(step: int | None, *, sent: bool = False) -> bool:
+        """Whether the worker was killed."""
+        place = folder / f"{step}{'-sent' if sent else ''}"
         place.mkdir()
+        outside.watch(place)
         harness = make(place)
         killed = worker(harness, place / "killed")
-        receiver, sender = processes.Pipe(duplex=False)
-        process = processes.Process(target=killed.run, args=(step, sender))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the server, which imports what it preloads
-            process.start()
-        sender.close()
-        process.join(120)
-        assert process.exitcode in (0, -signal.SIGKILL)
+        status = _in_process(killed, step, sent)
+        assert status in (0, -signal.SIGKILL)
         before = [*killed.tidied, *killed.untidied]
         last = [] if killed.last is None else [killed.last]
         landed = bool(last) and committed(harness, last[0].tp) == {last[0].tp: last[0].next}
-        assert harness.rows() == expected(harness, *before, *(last if landed else []))
+        # a request that is on its way may land between two looks, but not when the next worker has looked
+        if not sent:
+            assert harness.rows() == expected(harness, *before, *(last if landed else []))
         if harness.upsert:
             harness.free.append(place / "killed")  # type: ignore[attr-defined]  # both formats' harnesses have it
         with closing(opened(harness)) as sink:
             commit(sink, *last, *after)
         assert harness.rows() == expected(harness, *before, *last, *after)
         check(harness)
-        if process.exitcode == 0:
-            made: int = receiver.recv()
-            assert made == step
-            return made
-    raise AssertionError("the step never ended")
+        return status != 0
+
+    assert not run(None)
+    lines = outside.log.read_text().splitlines()
+    assert lines, "no step was made"
+    struck = [run(number) for number in range(len(lines))]
+    requests = [number for number, line in enumerate(lines) if line.split()[1].startswith(":")]
+    struck += [run(number, sent=True) for number in requests]
+    assert sum(struck) >= len(struck) - len(requests)  # how often a request is tried may differ; the files don't
+    return lines
 
 
-@contextmanager
-def _killed_at(step: int, places: Places) -> Iterator[list[str]]:
-    """The process is killed when it is about to make change number `step` (from 0)."""
-    made: list[str] = []
+@cache
+def _outside() -> Outside:
+    """The page of all processes that are killed here, one after the other."""
+    place = Path(tempfile.mkdtemp(prefix="lakeward-kills-"))
+    atexit.register(shutil.rmtree, place)
+    return Outside(place)
 
-    def counted(kind: type, name: str) -> Callable[..., Any]:
-        original = getattr(kind, name)
 
-        def around(*args: Any, **more: Any) -> Any:
-            if len(made) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            made.append(name)
-            return original(*args, **more)
-
-        return around
-
+def _in_process(worker: Worker, killed_at: int | None, after: bool) -> int:  # noqa: FBT001
+    """The exit status of a process that was forked from one that has imported all."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["kills", "iceberg_kills", "delta_kills"])
+    process = processes.Process(target=worker.run, args=(killed_at, after))
     with pytest.MonkeyPatch.context() as patch:
-        for kind, name in places:
-            patch.setattr(kind, name, counted(kind, name))
-        yield made
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the server, which imports what it preloads
+        for name, value in _outside().environment.items():
+            patch.setenv(name, value)
+        process.start()
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode

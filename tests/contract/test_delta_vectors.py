@@ -693,7 +693,7 @@ def test_killed_at_each_change_of_a_write(tmp_path: Path) -> None:
     steps = written_under_kills(
         tmp_path, partial(vector_harness, table_properties=NO_GRACE), before, part, after, nothing_left_behind
     )
-    assert steps == 3  # a data file, a file of vectors, the commit
+    assert len(steps) == 10  # a data file, a file of vectors, the log: made, written, renamed; and what is tidied up
 
 
 def test_killed_at_each_change_of_tidying_checkpointing_and_cleaning(tmp_path: Path) -> None:
@@ -704,7 +704,7 @@ def test_killed_at_each_change_of_tidying_checkpointing_and_cleaning(tmp_path: P
     steps = written_under_kills(
         tmp_path, partial(vector_harness, table_properties=properties), before, None, after, nothing_left_behind
     )
-    assert steps >= 5
+    assert len(steps) > 10
 
 
 def void(_: object) -> None:
