@@ -40,7 +40,7 @@ struct control {
     _Atomic int32_t full;       /* nothing more fits into the watched folders: ENOSPC */
     _Atomic int32_t no_names;   /* host names aren't found: EAI_AGAIN */
     _Atomic int64_t clock_ns;   /* the wall clock is so far ahead */
-    char only[512];             /* count only steps whose line has this in it */
+    char only[1024];            /* count only steps whose line has these pieces, between '#', in this order */
     char folders[2048];         /* absolute, one per line */
 };
 
@@ -88,6 +88,22 @@ static const char *absolute(int directory, const char *path, char *buffer, size_
     return buffer;
 }
 
+/* Whether a line begins with the first piece of `only`, and has the others after it. */
+static int counts(const char *line) {
+    char pieces[sizeof control->only], *rest = pieces;
+    if (!control->only[0]) return 1;
+    strcpy(pieces, control->only);
+    char *first = strsep(&rest, "#");
+    if (strncmp(line, first, strlen(first))) return 0;
+    line += strlen(first);
+    for (char *piece; (piece = strsep(&rest, "#"));) {
+        const char *found = strstr(line, piece);
+        if (!found) return 0;
+        line = found + strlen(piece);
+    }
+    return 1;
+}
+
 static char last[768];
 static atomic_flag last_busy = ATOMIC_FLAG_INIT;
 
@@ -107,7 +123,7 @@ static int step(const char *call, const char *what) {
         length = sizeof line - 1;
         line[length - 1] = '\n';
     }
-    if ((control->only[0] && !strstr(line, control->only)) || !is_new(line)) return 0;
+    if (!counts(line) || !is_new(line)) return 0;
     int64_t number = atomic_fetch_add(&control->steps, 1);
     if (log_fd >= 0) syscall(SYS_write, log_fd, line, length);
     if (number != atomic_load(&control->fault_at)) return 0;
@@ -122,6 +138,17 @@ static int of_path(const char *call, int directory, const char *path) {
     char buffer[4200];
     const char *whole = absolute(directory, path, buffer, sizeof buffer);
     return atomic_load(&control->armed) && watched(whole) ? step(call, whole) : 0;
+}
+
+/* The name of an API key (the fifth and sixth byte of a request, after its length). */
+static const char *kafka_request(int key) {
+    static const char *const names[] = {
+        "Produce", "Fetch", "ListOffsets", "Metadata", [8] = "OffsetCommit", "OffsetFetch", "FindCoordinator",
+        "JoinGroup", "Heartbeat", "LeaveGroup", "SyncGroup", "DescribeGroups", "ListGroups", "SaslHandshake",
+        "ApiVersions", "CreateTopics", "DeleteTopics", "DeleteRecords", "InitProducerId", "OffsetForLeaderEpoch",
+        "AddPartitionsToTxn", "AddOffsetsToTxn", "EndTxn", [32] = "DescribeConfigs",
+    };
+    return key < (int)(sizeof names / sizeof *names) ? names[key] : NULL;
 }
 
 /* Where a descriptor leads: a file under a watched folder, or a TCP peer with the first bytes of what is sent. */
@@ -148,8 +175,8 @@ static int described(int fd, const void *data, size_t size, char *what, size_t r
     *is_file = 0;
     int used = snprintf(what, room, ":%d ", port);
     const unsigned char *bytes = data;
-    if (size > 6 && !bytes[0] && !bytes[4]) /* Kafka: length (4), API key (2) */
-        snprintf(what + used, room - used, "api %d", bytes[4] << 8 | bytes[5]);
+    const char *request = size > 6 && !bytes[0] && !bytes[4] ? kafka_request(bytes[5]) : NULL;
+    if (request) snprintf(what + used, room - used, "Kafka %s", request);
     else {
         size_t most = size < 160 ? size : 160, i = 0;
         for (; i < most && used < (int)room - 1 && bytes[i] >= ' ' && bytes[i] < 127; i++) what[used++] = bytes[i];

@@ -36,7 +36,7 @@ class _Control(ctypes.Structure):
         ("full", ctypes.c_int32),
         ("no_names", ctypes.c_int32),
         ("clock_ns", ctypes.c_int64),
-        ("only", ctypes.c_char * 512),
+        ("only", ctypes.c_char * 1024),
         ("folders", ctypes.c_char * 2048),
     )
 
@@ -83,7 +83,7 @@ class Outside:
     def arm(
         self, fault_at: int | None = None, action: int = signal.SIGKILL, *, after: bool = False, only: str = ""
     ) -> None:
-        """Count steps from 0, those with `only` in their line; at number `fault_at` the process gets a signal, before
+        """Count steps from 0, those of a kind or all; at number `fault_at` the process gets a signal, before
         the call is made or, as one whose answer is lost, when it has been."""
         self._page.armed = 0
         self._page.only = only.encode()
@@ -105,7 +105,7 @@ class Outside:
     @property
     def struck(self) -> bool:
         """Whether the step came that the signal was set at."""
-        return 0 <= self._page.fault_at < self.steps
+        return bool(0 <= self._page.fault_at < self.steps)
 
     # -- what may go wrong at any time
 

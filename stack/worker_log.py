@@ -50,6 +50,11 @@ class WorkerLog:
         """Whether each sink has all of these partitions (`topic/partition` -> end) up to their ends."""
         return all(self.next.get(sink, {}).get(tp, 0) >= end for sink in sinks for tp, end in ends.items())
 
+    def has_all(self, ends: dict[str, int], *sinks: str) -> bool:
+        """Whether each sink has those of these partitions that the worker holds (one at least) up to their ends."""
+        held = {tp: end for tp, end in ends.items() if tp in self.assigned}
+        return bool(held) and self.reached(held, *sinks)
+
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 180.0) -> None:
         """Read on until `condition` holds; WorkerDied if the worker ends before, TimeoutError else."""
         deadline = time.monotonic() + timeout

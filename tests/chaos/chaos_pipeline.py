@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class ChaosPipeline:
         self.load = load
         self.admin = AdminClient({"bootstrap.servers": services["kafka"].address})
         self.data = folder / "data"
+        self.lake = folder / "lake"
+        self.lake.mkdir()
         self.group = f"{GROUP}-{load.table}"
         self.content: dict[str, Any] = {
             "pipeline_id": load.table,
@@ -61,24 +64,25 @@ class ChaosPipeline:
         section: dict[str, Any] = {"write_mode": write_mode, "batch_size": 200, "flush_interval_seconds": 0.3}
         if form == "iceberg":
             section |= {
-                "catalog_uri": f"sqlite:///{self.folder}/{mode}.db",
-                "warehouse": f"file://{self.folder}/warehouse-{mode}",
+                "catalog_uri": f"sqlite:///{self.lake}/{mode}.db",
+                "warehouse": f"file://{self.lake}/warehouse-{mode}",
                 "table_name": "{table}",
                 # the table's old files are removed at once, under the kills
                 "table_properties": {"lakeward.reader-grace-seconds": "0"},
             }
         else:
-            section |= {"table_uri": f"{self.folder}/delta-{mode}"}
+            section |= {"table_uri": f"{self.lake}/delta-{mode}"}
         if mode == "vectors":
             # as above
             properties = {"delta.deletedFileRetentionDuration": "interval 0 seconds"}
             section |= {"upserts": "deletion_vectors", "table_properties": properties}
         return {"sink_id": f"{form}-{mode}", "sink_type": form, form: section}
 
-    def worker(self, name: str = "worker") -> WorkerProcess:
+    def worker(self, name: str = "worker", environment: Mapping[str, str] | None = None) -> WorkerProcess:
         """A worker that hasn't been started."""
         files = self.folder / "pipeline.yaml", self.folder / "platform.yaml"
-        worker = WorkerProcess(*files, self.data, self.folder / f"{name}.log", web_port=free_port())
+        log = self.folder / f"{name}.log"
+        worker = WorkerProcess(*files, self.data, log, web_port=free_port(), environment=environment)
         self._workers.append(worker)
         return worker
 

@@ -18,6 +18,7 @@ from sinks.delta.vector_sink import VectorSink
 from sources.changes import ChangeBatch
 from tables.key_index import KeyIndex
 
+
 def written_under_kills(
     folder: Path,
     make: Callable[[Path], DeltaHarness],

@@ -17,6 +17,7 @@ from sinks.iceberg.sink import IcebergSink
 from sources.changes import ChangeBatch
 from tables.key_index import KeyIndex
 
+
 def tidied_under_kills(
     folder: Path,
     make: Callable[[Path], IcebergHarness],

@@ -23,10 +23,11 @@ from contract_events import batch
 from contract_harness import SinkHarness
 from iceberg_upkeep import small_sizes
 
-from chaos.outside import Outside
+from chaos.outside import Outside, kinds
 from sinks.base import Sink
 from sources.changes import ChangeBatch
 
+ALL = os.environ.get("STEPS") == "all"
 H = TypeVar("H", bound=SinkHarness)
 
 
@@ -41,7 +42,7 @@ class Worker:
     last: ChangeBatch | None
     small: bool
 
-    def run(self, killed_at: int | None, after: bool) -> None:  # noqa: FBT001  # a process has no keywords
+    def run(self, killed_at: int | None, after: bool) -> None:
         """In a process that ends with it, or before."""
         outside = Outside.of_this_process()
         with small_sizes() if self.small else nullcontext(), closing(self.make_sink()) as sink:
@@ -66,7 +67,8 @@ def under_kills(
 ) -> list[str]:
     """Kill a worker at each step of its last action; return the steps as they are written down.
 
-    A first worker lives on and shows the steps. Then, for each, `make` makes a table in a new folder, and `worker`
+    A first worker lives on and shows the steps. Then, for the last of each kind (for each one with `STEPS=all`, see
+    `make kills`), `make` makes a table in a new folder, and `worker`
     (which gets the table and a folder for its index) is killed before it, and if it is a request once more when it has
     been sent: nobody gets the answer. All or nothing of its last commit is in the table then, and the rows are right
     once another worker, which takes up the index of the killed one, has written `after`; so is what `check` looks at.
@@ -99,10 +101,10 @@ def under_kills(
     assert not run(None)
     lines = outside.log.read_text().splitlines()
     assert lines, "no step was made"
-    struck = [run(number) for number in range(len(lines))]
-    requests = [number for number, line in enumerate(lines) if line.split()[1].startswith(":")]
-    struck += [run(number, sent=True) for number in requests]
-    assert sum(struck) >= len(struck) - len(requests)  # how often a request is tried may differ; the files don't
+    numbers = list(range(len(lines))) if ALL else [found[-1] for found in kinds(lines).values()]
+    requests = [number for number in numbers if lines[number].split()[1].startswith(":")]
+    struck = [run(number) for number in numbers] + [run(number, sent=True) for number in requests]
+    assert sum(struck) >= len(numbers) - len(requests)  # how often a request is tried may differ; the files don't
     return lines
 
 
@@ -114,7 +116,7 @@ def _outside() -> Outside:
     return Outside(place)
 
 
-def _in_process(worker: Worker, killed_at: int | None, after: bool) -> int:  # noqa: FBT001
+def _in_process(worker: Worker, killed_at: int | None, after: bool) -> int:
     """The exit status of a process that was forked from one that has imported all."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["kills", "iceberg_kills", "delta_kills"])

@@ -31,8 +31,11 @@ SINKS: dict[str, tuple[Callable[[Path], Any], Callable[..., list[str]], str]] = 
 
 
 @pytest.mark.parametrize("sink", SINKS)
-def test_a_commit_that_is_killed_at_any_step_is_whole_or_not_there(sink: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+def test_a_commit_that_is_killed_at_any_step_is_whole_or_not_there(sink: str, first: bool, tmp_path: Path) -> None:
+    """The first one makes the table."""
     make, under_kills, point_of_no_return = SINKS[sink]
-    steps = under_kills(tmp_path, make, BEFORE, PART, AFTER)
+    parts = (BEFORE[:0], BEFORE[0], BEFORE[1:]) if first else (BEFORE, PART, AFTER)
+    steps = under_kills(tmp_path, make, *parts)
     call, what = point_of_no_return.split("*")
     assert any(call in step and what in step for step in steps), steps
