@@ -145,7 +145,9 @@ class Run:
         while self._later:
             self._wait(scene, monotonic() + 0.5)
         scene.calm()
-        self._wait(scene, monotonic() + 5)
+        end = monotonic() + CALM_SECONDS
+        while any(recovery.is_waiting for recovery in self.recovery.values()) and monotonic() < end:
+            self._wait(scene, monotonic() + 0.5)
 
     def _compare(self, scene: Scene) -> bool:
         equal = True

@@ -13,6 +13,7 @@ import httpx
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from chaos.outside import Outside
 from config.environment import Settings
 from stack.ports import free_port
 from stack.worker import WorkerProcess
@@ -27,11 +28,13 @@ class Member:
 
     name: str
     process: WorkerProcess
+    outside: Outside
     wanted: bool = True
     frozen: bool = False
 
     def thaw(self) -> None:
-        """Let it run on, if it is frozen."""
+        """Let it run on, if it is frozen, or soon will be."""
+        self.outside.disarm()
         if self.frozen and self.process.running():
             self.process.thaw()
         self.frozen = False
@@ -39,12 +42,13 @@ class Member:
 
 @dataclass
 class Crew:
-    """The workers of one pipeline, which share a data directory."""
+    """The workers of one pipeline, which share a data directory. `lake`: where their tables on the disk are."""
 
     name: str
     settings: Settings
     files: tuple[Path, Path]
     folder: Path
+    lake: Path
     members: dict[str, Member] = field(default_factory=dict)
     endings: Counter[str] = field(default_factory=Counter)
     """How workers ended that nobody ended."""
@@ -52,8 +56,11 @@ class Crew:
     def hire(self, name: str) -> Member:
         """One more worker, started."""
         log = self.folder / f"{name}.log"
-        process = WorkerProcess(*self.files, self.folder / "data", log, web_port=free_port())
-        member = self.members[name] = Member(name, process)
+        outside = Outside(self.folder / "outside" / name, self.folder / "data", self.lake)
+        process = WorkerProcess(
+            *self.files, self.folder / "data", log, web_port=free_port(), environment=outside.environment
+        )
+        member = self.members[name] = Member(name, process, outside)
         process.start()
         return member
 
@@ -66,6 +73,7 @@ class Crew:
 
     def kill(self, member: Member) -> None:
         """SIGKILL, frozen or not."""
+        member.outside.disarm()
         member.process.kill()
         member.frozen = False
 
@@ -79,6 +87,7 @@ class Crew:
                 ending = last_words(member.process)
                 self.endings[f"{ending.get('exit_status')} {ending.get('reason')}"] += 1
                 found.append((member.name, ending))
+            member.outside.disarm()
             member.process.start()
         return found
 

@@ -22,6 +22,11 @@ class Recovery:
         """From now on it is waited for."""
         self._open.append((kind, monotonic(), None))
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a fault that not every sink has got over."""
+        return bool(self._open)
+
     def look(self, stats: dict[str, Any]) -> None:
         """Take in where the sinks stand and how far the topics reach."""
         ends: dict[Where, int] = {}

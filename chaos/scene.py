@@ -14,7 +14,7 @@ import yaml
 
 from app.deployment import deploy
 from chaos.changes import TABLES, Kind
-from chaos.crew import Crew, line_of
+from chaos.crew import Crew, Member, line_of
 from chaos.schedule import SERVICES, Fault
 from config.environment import load_settings
 from demo.connections import MariaDbConnection, PostgresConnection
@@ -25,6 +25,10 @@ SESSION_TIMEOUT = 6.0
 Later = Callable[[float, Callable[[], None]], None]
 """Do something after so many seconds."""
 Say = Callable[[str], None]
+
+
+class NotRunning(Exception):
+    """The worker that a fault should hit is dead, or frozen."""
 
 
 class Scene:
@@ -45,13 +49,14 @@ class Scene:
     def deploy(self, kind: Kind, workers: int) -> None:
         """A pipeline over the source's tables, and its workers."""
         folder = self._state / "lake" / kind
-        folder.mkdir(parents=True)
+        lake = folder / "lake"
+        lake.mkdir(parents=True)
         files = folder / "pipeline.yaml", folder / "platform.yaml"
-        for path, content in zip(files, (self._pipeline(kind, folder), self._platform()), strict=True):
+        for path, content in zip(files, (self._pipeline(kind, lake), self._platform()), strict=True):
             path.write_text(yaml.safe_dump(content, sort_keys=False))
         settings = load_settings(*files, environ=os.environ)
         asyncio.run(deploy(settings.pipeline, settings.platform, lambda _: None, self._say))
-        crew = self.crews[kind] = Crew(kind, settings, files, folder)
+        crew = self.crews[kind] = Crew(kind, settings, files, folder, lake)
         for number in range(workers):
             crew.hire(f"{kind}-{number}")
 
@@ -60,30 +65,57 @@ class Scene:
     def begin(self, fault: Fault, later: Later, over: Callable[[], None]) -> str:
         """Let a fault happen; calls `over` when it is over. Returns what happened."""
         begin = getattr(self, f"_{fault.kind.replace(' ', '_')}")
-        said: str | None = begin(fault, later, over)
+        try:
+            said: str | None = begin(fault, later, over)
+        except NotRunning:
+            said = "isn't running"
         return f"{fault}{': ' + said if said else ''}"
 
-    def _kill_worker(self, fault: Fault, _: Later, over: Callable[[], None]) -> str | None:
-        member = self._crew(fault.target).members.get(fault.target)
-        if member is None or not member.process.running():
-            return "isn't running"
-        self._crew(fault.target).kill(member)
+    def _kill_worker(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
+        self._crew(fault.target).kill(self._running(fault.target))
         over()
-        return None
 
-    def _freeze_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str | None:
-        member = self._crew(fault.target).members.get(fault.target)
-        if member is None or not member.process.running():
-            return "isn't running"
+    def _kill_worker_at_a_step(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
+        """When the worker gets to it; it runs on until then."""
+        member = self._running(fault.target)
+        member.outside.arm(fault.number, signal.SIGKILL, after=fault.number % 2 == 1)
+        over()
+
+    def _freeze_worker_at_a_step(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
+        member.outside.arm(fault.number, signal.SIGSTOP, after=fault.number % 2 == 1)
+        member.frozen = True  # some time from now
+        later(fault.seconds, in_turn(member.thaw, over))
+
+    def _fill_disk(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
+        member.outside.fill()
+        later(fault.seconds, in_turn(lambda: member.outside.fill(full=False), over))
+
+    def _forget_names(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
+        member.outside.forget_names()
+        later(fault.seconds, in_turn(lambda: member.outside.forget_names(forgotten=False), over))
+
+    def _move_clock(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
+        member.outside.move_clock(fault.number)
+        later(fault.seconds, in_turn(lambda: member.outside.move_clock(0), over))
+
+    def _running(self, worker: str) -> Member:
+        member = self._crew(worker).members.get(worker)
+        if member is None or member.frozen or not member.process.running():
+            raise NotRunning
+        return member
+
+    def _freeze_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
         member.process.freeze()
         member.frozen = True
         later(fault.seconds, in_turn(member.thaw, over))
-        return None
 
-    def _stop_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str | None:
-        member = self._crew(fault.target).members.get(fault.target)
-        if member is None or member.frozen or not member.process.running():
-            return "isn't running"
+    def _stop_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        member = self._running(fault.target)
         member.wanted = False
         member.process.signal_end()
 
@@ -95,7 +127,6 @@ class Scene:
             over()
 
         later(fault.seconds, again)
-        return None
 
     def _add_worker(self, fault: Fault, later: Later, over: Callable[[], None]) -> str:
         crew = self.crews[fault.target]

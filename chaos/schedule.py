@@ -10,21 +10,27 @@ WARM_UP_SECONDS = 10.0
 GAPS = 4.0, 14.0
 """Seconds between two faults; some last longer, so that they overlap."""
 
+STEPS = 300
+"""A worker makes about as many in some seconds of work (see `chaos.outside`)."""
+
 SERVICES = ("kafka", "registry", "catalog", "s3", "connect")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: when it begins (seconds since the changes began), what it is, what it hits, how long it lasts."""
+    """One fault: when it begins (seconds since the changes began), what it is, what it hits, how long it lasts; a
+    number that says more: the step that it comes at, or by how many seconds the clock jumps."""
 
     at: float
     kind: str
     target: str
     seconds: float = 0.0
+    number: int = 0
 
     def __str__(self) -> str:
         lasts = f" for {self.seconds:.1f} s" if self.seconds else ""
-        return f"{self.kind} {self.target}{lasts}"
+        number = f" ({self.number})" if self.number else ""
+        return f"{self.kind} {self.target}{number}{lasts}"
 
 
 def faults(seed: int, seconds: float, workers: dict[str, list[str]], session_timeout: float) -> list[Fault]:
@@ -32,9 +38,18 @@ def faults(seed: int, seconds: float, workers: dict[str, list[str]], session_tim
     rng = random.Random(f"{seed} faults")
     names = [name for group in workers.values() for name in group]
     pipelines = list(workers)
+
+    def zombie() -> tuple[float]:
+        return (session_timeout * rng.uniform(1.3, 2.0),)
+
     kinds: list[tuple[int, Callable[[float], Fault]]] = [
-        (30, lambda at: Fault(at, "kill worker", rng.choice(names))),
-        (12, lambda at: Fault(at, "freeze worker", rng.choice(names), session_timeout * rng.uniform(1.3, 2.0))),
+        (20, lambda at: Fault(at, "kill worker", rng.choice(names))),
+        (20, lambda at: Fault(at, "kill worker at a step", rng.choice(names), number=rng.randrange(STEPS))),
+        (8, lambda at: Fault(at, "freeze worker at a step", rng.choice(names), *zombie(), rng.randrange(STEPS))),
+        (6, lambda at: Fault(at, "fill disk", rng.choice(names), rng.uniform(3.0, 15.0))),
+        (4, lambda at: Fault(at, "forget names", rng.choice(names), rng.uniform(3.0, 15.0))),
+        (4, lambda at: Fault(at, "move clock", rng.choice(names), rng.uniform(3.0, 15.0), rng.randint(-9_000, 9_000))),
+        (12, lambda at: Fault(at, "freeze worker", rng.choice(names), *zombie())),
         (6, lambda at: Fault(at, "freeze worker", rng.choice(names), rng.uniform(0.5, 3.0))),
         (10, lambda at: Fault(at, "stop worker", rng.choice(names), rng.uniform(0.0, 8.0))),
         (5, lambda at: Fault(at, "add worker", rng.choice(pipelines), rng.uniform(10.0, 30.0))),

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
-from chaos_load import Load
 from chaos_pipeline import SINKS, ChaosPipeline
-from test_endings import last_line
 from test_two_workers import alone
 
 from chaos.outside import Outside
-from stack.manager import Endpoints
 from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
 
@@ -53,9 +44,12 @@ def finish(chaos: ChaosPipeline, worker: WorkerProcess) -> None:
 def test_a_full_disk_is_said_and_written_on_when_there_is_room(chaos: ChaosPipeline, outside: Outside) -> None:
     worker, _ = running(chaos, outside)
     outside.fill()
-    told = worker.wait_for(lambda: [*worker.events("sink.unavailable"), *worker.events("worker.ended")], "word of it", 90)
+    told = worker.wait_for(
+        lambda: [*worker.events("sink.unavailable"), *worker.events("worker.ended")], "word of it", 90
+    )
     print(told)
     import time
+
     time.sleep(20)
     print(worker.running(), worker.tail(60))
     outside.fill(full=False)
@@ -84,6 +78,7 @@ def test_names_that_are_not_found_are_said_and_waited_for(chaos: ChaosPipeline, 
     worker = chaos.worker("worker", outside.environment)
     worker.start()
     import time
+
     time.sleep(30)
     print(worker.running(), worker.tail(40))
     outside.forget_names(forgotten=False)
