@@ -110,9 +110,11 @@ class LakewardApp(faust.App):
     async def on_stop(self) -> None:
         if self.pipeline is not None and not self.crashed:
             await self.pipeline.flush(self._grace_seconds)
-        await super().on_stop()
-        if self.pipeline is not None:
-            await self.pipeline.stop()
+        try:
+            await super().on_stop()
+        finally:
+            if self.pipeline is not None:
+                await self.pipeline.stop()
 
     def _assert_agents(self) -> None:
         """A pipeline that silently lacks an agent would silently lack a table."""

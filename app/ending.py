@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from typing import Any, NoReturn
+import threading
+import time
+from typing import NoReturn
 
 import faust
 import structlog
@@ -17,6 +19,15 @@ import structlog
 from config.errors import exit_status
 
 log = structlog.get_logger("lakeward.worker")
+
+
+LINGERING_SECONDS = 5.0
+
+
+def _end(status: int) -> None:
+    """Nothing is left to do: a thread that an error kept from being stopped must not keep the process."""
+    time.sleep(LINGERING_SECONDS)
+    os._exit(status)
 
 
 class LakewardWorker(faust.Worker):
@@ -46,9 +57,11 @@ class LakewardWorker(faust.Worker):
             super().execute_from_commandline()
         except SystemExit as end:  # Faust's own status is 1 for whatever went wrong
             ended = end
-        raise SystemExit(self._farewell(ended)) from None
+        status = self._farewell(ended)
+        threading.Thread(target=_end, args=(status,), daemon=True).start()
+        raise SystemExit(status) from None
 
-    def _farewell(self, end: SystemExit) -> Any:
+    def _farewell(self, end: SystemExit) -> int:
         error = self.crash_reason or end.__context__
         if isinstance(error, Exception | MemoryError):
             status = exit_status(error)
@@ -56,5 +69,6 @@ class LakewardWorker(faust.Worker):
                 "worker.ended", exit_status=status, reason=type(error).__name__, error=str(error) or repr(error)
             )
             return status
-        log.info("worker.ended", exit_status=end.code, reason=self._ended_by.name if self._ended_by else "stopped")
-        return end.code
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        log.info("worker.ended", exit_status=status, reason=self._ended_by.name if self._ended_by else "stopped")
+        return status

@@ -2,10 +2,14 @@
 
 The log is off: after a crash the database is what it was at its last flush. All of it is a cache, so a damaged one
 (RocksDB checks a checksum per block read) is deleted, and whoever used it takes its part again and rebuilds it.
+
+When the disk fails or is full, RocksDB writes nothing more until it is opened anew: it is given up, as a crash would,
+and opened again when it is next asked for and the disk lets it.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +31,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from config.errors import ConfigurationError
+from config.errors import ConfigurationError, Unavailable
 
 log = structlog.get_logger("lakeward.index")
 
@@ -43,8 +47,13 @@ FORMAT_KEY, FORMAT = b"V", b"2"
 """Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
 
 
+_DISK = re.compile("no space left|quota exceeded|too many open files|read-only file system|input/output error", re.I)
+"""What the operating system says of a disk, or of a process' limits: the files themselves may be whole."""
+
+
 class IndexDamaged(Exception):
-    """The database was damaged and has been begun anew: what was taken from it before has to be taken again."""
+    """The database was damaged and has been begun anew, or was given up because of its disk: what was taken from it
+    before has to be taken again."""
 
 
 class IndexDatabase:
@@ -56,40 +65,45 @@ class IndexDatabase:
         self._lock = threading.Lock()
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True
-        self._db = self._open_or_begin_anew()
+        self._db: Rdict | None = None
+        with suppress(Unavailable):  # whoever uses it is told
+            self._opened()
 
     def close(self) -> None:
         """Flush and close."""
-        try:
-            self._db.flush()
-        except Exception as error:  # rocksdict raises plain Exception; what isn't flushed is rebuilt next time
-            log.warning("index.not_flushed", path=str(self.path), error=str(error))
-        with suppress(DbClosedError):
-            self._db.close()
+        self.flush()
+        if self._db is not None:
+            with suppress(DbClosedError):
+                self._db.close()
 
     def flush(self) -> None:
-        """Write what is in memory to disk; damage is told by the next use."""
-        with suppress(DbClosedError):
-            self._db.flush()
+        """Write what is in memory to disk; damage, and a disk that failed, is told by the next use."""
+        try:
+            if self._db is not None:
+                self._db.flush()
+        except DbClosedError:
+            pass
+        except Exception as error:  # rocksdict raises plain Exception; what isn't flushed is rebuilt next time
+            log.warning("index.not_flushed", path=str(self.path), error=str(error))
 
     def get(self, keys: list[bytes], generation: int) -> list[bytes | None]:
         """Values of many keys; fastest when they are sorted."""
-        with self._sound(generation):
-            values: list[bytes | None] = self._db.get(keys)
+        with self._sound(generation) as db:
+            values: list[bytes | None] = db.get(keys)
             return values
 
     def write(self, batch: WriteBatch, generation: int) -> None:
         """Apply a batch atomically."""
-        with self._sound(generation):
-            self._db.write(batch, write_opt=self._no_wal)
+        with self._sound(generation) as db:
+            db.write(batch, write_opt=self._no_wal)
 
     def write_run(self, keys: Sequence[bytes], values: bytes, generation: int) -> Path:
         """A file of entries for `ingest`: ascending keys, and their values of equal size one behind the other. Of equal
         keys the first one counts."""
         width = len(values) // max(1, len(keys))
         path = self.path / RUNS / f"{uuid4().hex}.sst"
-        path.parent.mkdir(exist_ok=True)
         with self._sound(generation):
+            path.parent.mkdir(exist_ok=True)
             writer = SstFileWriter(_options())
             writer.open(str(path))
             start, before = 0, None
@@ -106,23 +120,23 @@ class IndexDatabase:
         crash finds the entries beside an older state."""
         options = IngestExternalFileOptions()
         options.set_move_files(True)
-        with self._sound(generation):
-            self._db.flush()
+        with self._sound(generation) as db:
+            db.flush()
             for run in runs:
-                self._db.ingest_external_file([str(run)], options)
+                db.ingest_external_file([str(run)], options)
 
     def delete_range(self, prefix: bytes, generation: int) -> None:
         """Forget all entries whose key begins with `prefix`."""
-        with self._sound(generation):
-            self._db.delete_range(prefix, _after(prefix), write_opt=self._no_wal)
+        with self._sound(generation) as db:
+            db.delete_range(prefix, _after(prefix), write_opt=self._no_wal)
 
     def scan(self, prefix: bytes, generation: int) -> list[tuple[bytes, bytes]]:
         """All entries whose key begins with `prefix`, in order."""
         options = ReadOptions()
         options.set_iterate_upper_bound(_after(prefix))
         found = []
-        with self._sound(generation):
-            entries = self._db.iter(options)
+        with self._sound(generation) as db:
+            entries = db.iter(options)
             try:
                 entries.seek(prefix)
                 while entries.valid():
@@ -134,27 +148,56 @@ class IndexDatabase:
         return found
 
     @contextmanager
-    def _sound(self, generation: int) -> Iterator[None]:
+    def _sound(self, generation: int) -> Iterator[Rdict]:
         if generation != self.generation:
             raise IndexDamaged(f"the key index at {self.path} was begun anew")
+        db = self._opened()
         try:
-            yield
+            yield db
         except DbClosedError as error:
             if generation == self.generation:
                 raise
             raise IndexDamaged(f"the key index at {self.path} was begun anew") from error
         except Exception as error:  # rocksdict raises plain Exception, whose text begins with RocksDB's status
-            if not str(error).startswith("Corruption"):
+            if _DISK.search(str(error)):
+                self._give_up(generation, error)
+            elif str(error).startswith("Corruption"):
+                self._begin_anew(generation, error)
+            else:
                 raise
-            self._begin_anew(generation, error)
             raise IndexDamaged(f"the key index at {self.path} was damaged: {error}") from error
+
+    def _give_up(self, generation: int, error: Exception) -> None:
+        with self._lock:
+            if generation == self.generation and self._db is not None:
+                log.warning("index.given_up", path=str(self.path), error=str(error))
+                self.generation += 1
+                db, self._db = self._db, None
+                with suppress(Exception):  # it can't be written to
+                    db.close()
 
     def _begin_anew(self, generation: int, error: Exception) -> None:
         with self._lock:
-            if generation == self.generation:
+            if generation == self.generation and self._db is not None:
+                self.generation += 1
                 self._db.close()
                 self._db = self._recreated(error)
-                self.generation += 1
+
+    def _opened(self) -> Rdict:
+        """Raises Unavailable if the disk doesn't let it."""
+        if (db := self._db) is not None:
+            return db
+        with self._lock:
+            if self._db is None:
+                try:
+                    self._db = self._open_or_begin_anew()
+                except ConfigurationError:
+                    raise
+                except Exception as error:
+                    raise Unavailable(
+                        f"the key index at {self.path} can't be opened: {error}; see to the disk of CDC_DATA_DIR"
+                    ) from error
+            return self._db
 
     def _open_or_begin_anew(self) -> Rdict:
         try:
@@ -165,12 +208,14 @@ class IndexDatabase:
                 log.warning("index.other_format", path=str(self.path))
             db.close()
             return self._anew()
-        except Exception as error:  # rocksdict raises plain Exception; whatever is wrong with a cache, begin anew
+        except Exception as error:  # rocksdict raises plain Exception; whatever else is wrong with a cache, begin anew
             if "lock file" in str(error) or "lock hold by current process" in str(error):
                 raise ConfigurationError(
                     f"the key index at {self.path} is in use by another process: give each worker a data folder of"
                     " its own (CDC_DATA_DIR)"
                 ) from error
+            if _DISK.search(str(error)):
+                raise
             return self._recreated(error)
 
     def _recreated(self, error: Exception) -> Rdict:

@@ -20,7 +20,7 @@ from stack.worker import WorkerDied, WorkerProcess
 from stack.worker_log import WorkerLog
 
 ALL = os.environ.get("STEPS") == "all"
-SOME = 8
+SOME = 6
 OWN_AFFAIR = ("/key-index/", ".db/")
 """When RocksDB writes its files out is its own affair: such a step may not come again."""
 PUBLISHING = ("link ", "append.db", "upsert.db", "Kafka Produce", "open ", "Kafka OffsetCommit")
@@ -101,7 +101,7 @@ def test_frozen_at_each_kind_of_step_that_publishes(chaos: ChaosPipeline) -> Non
     rng = random.Random(3)
     steps = Steps(chaos)
     zombies = 0
-    for kind, after in steps.drawn(rng, *PUBLISHING):
+    for kind, after in steps.drawn(rng, *PUBLISHING)[: None if ALL else 3]:
         if not steps.strike(kind, rng.randrange(steps.seen[kind]), signal.SIGSTOP, after=after):
             continue  # it came at another number
         other = chaos.worker("other")
