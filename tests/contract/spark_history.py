@@ -89,12 +89,12 @@ def item(op: str, key: int, variant: int = 0) -> Change:
         "region": REGIONS[(key + variant) % 3],
         "amount": Decimal(100 * key + variant) / 100,
         "at": EPOCH + timedelta(days=key % 3, hours=variant, microseconds=key),
-        "local": datetime(1969, 7, 20, 20, key, variant, 1),  # noqa: DTZ001 -- a column without zone
+        "local": datetime(1969, 7, 20, 20, key % 60, variant, 1),  # noqa: DTZ001 -- a column without zone
         "due": date(2026, 2, 1) + timedelta(days=key),
         "ratio": key / (variant + 3),
         "paid": (key + variant) % 2 == 0,
         "size": variant - (1 << 31),
-        "raw": bytes([key, variant, 0, 255]),
+        "raw": bytes([key % 256, variant, 0, 255]),
     }
 
 
