@@ -137,15 +137,18 @@ def write(
     harness: SinkHarness, made: Sequence[Commit], ids: Callable[[], list[int]], before: Sequence[Commit] = ()
 ) -> list[Version]:
     """Write a history, whose predecessors are there, and tell what each new version must hold. `ids` are those of all
-    versions so far. What a commit makes before its rows (the table, a column) holds the rows from before."""
+    versions so far. What a commit makes before its rows (the table, a column) holds the rows from before, what tidying
+    makes those from then on."""
     versions: list[Version] = []
     seen = len(ids()) if before else 0
     with closing(opened(harness)) as sink:
         for n, commit in enumerate(made):
             old, new = (rows_after(harness.upsert, [*before, *made[:end]]) for end in (n, n + 1))
             landed = sink.write(batch(*commit)).version
+            sink.tidy()
             fresh = ids()[seen:]
             seen += len(fresh)
+            assert landed is not None
             here = fresh.index(landed)
             versions += [Version(id, old) for id in fresh[:here]]
             versions.append(Version(fresh[here], new, commit))
@@ -212,3 +215,34 @@ def _plain(value: Any, zoned: bool) -> Any:
 def offsets(made: Sequence[Commit]) -> dict[tuple[str, int], int]:
     """The next wanted offsets after these commits."""
     return {(TOPIC, part.partition): part.next for part in flat(made)}
+
+
+FOREIGN = 1_000_000
+"""The offset of rows that Spark writes."""
+
+
+def foreign(op: str, key: int, variant: int = 5, at: int = FOREIGN) -> ChangeBatch:
+    """What Spark's own change amounts to."""
+    return changes([item(op, key, variant)], at, schema=ITEMS)
+
+
+def insert(key: int, variant: int = 5, at: int = FOREIGN) -> str:
+    """SQL that inserts what `foreign` tells."""
+    return f"INSERT INTO {{table}} {selected(key, variant, at)}"
+
+
+def selected(key: int, variant: int = 5, at: int = FOREIGN) -> str:
+    """SQL that makes the row of `foreign`."""
+    [made] = log_rows(foreign("c", key, variant, at))
+    moment = made["at"].strftime("%Y-%m-%d %H:%M:%S.%f")
+    local = made["local"].strftime("%Y-%m-%d %H:%M:%S.%f")
+    stamp = made["_cdc_ts"].strftime("%Y-%m-%d %H:%M:%S.%f")
+    region = '"' + made["region"] + '"' if "region" in made else "CAST(NULL AS STRING)"
+    return (
+        f"SELECT {key}L AS id, '{made['name']}' AS name, {region} AS region,"
+        f" CAST({made['amount']} AS DECIMAL(12, 2)) AS amount, TIMESTAMP '{moment}' AS at,"
+        f" TIMESTAMP_NTZ '{local}' AS local, DATE '{made['due']}' AS due, {made['ratio']!r}D AS ratio,"
+        f" {made['paid']} AS paid, {made['size']} AS size, X'{made['raw'].hex()}' AS raw,"
+        f" '{made['_cdc_topic']}' AS _cdc_topic, 0 AS _cdc_partition, {at}L AS _cdc_offset, 'c' AS _cdc_op,"
+        f" TIMESTAMP '{stamp}' AS _cdc_ts"
+    )

@@ -21,8 +21,8 @@ from contract_evolution import row, shape
 from iceberg_harness import read_by_pyiceberg
 from iceberg_upkeep import needed, on_disk
 from spark_history import (
+    FOREIGN,
     HISTORY,
-    ITEMS,
     MORE,
     Commit,
     Row,
@@ -30,8 +30,10 @@ from spark_history import (
     Version,
     commits,
     flat,
-    item,
+    foreign,
+    insert,
     rows_after,
+    selected,
     values,
 )
 from spark_iceberg import IcebergLake, Mode, disk_lake, known, rest_lake
@@ -41,9 +43,6 @@ from stack.manager import Endpoint
 
 MADE = commits(*HISTORY)
 AFTER = commits(*MORE, after=MADE)
-FOREIGN = 1_000_000
-"""The offset of rows that Spark writes."""
-
 MakeLake = Callable[..., IcebergLake]
 
 
@@ -57,34 +56,8 @@ def make(spark: Any, tmp_path: Path, rest_catalog: Endpoint, s3: Endpoint) -> Ma
     return made
 
 
-def foreign(op: str, key: int, variant: int = 5, at: int = FOREIGN) -> ChangeBatch:
-    """What Spark's own change amounts to."""
-    return changes([item(op, key, variant)], at, schema=ITEMS)
-
-
-def insert(key: int, variant: int = 5, at: int = FOREIGN) -> str:
-    """SQL that inserts what `foreign` tells."""
-    return f"INSERT INTO {{table}} {_select(key, variant, at)}"
-
-
-def _select(key: int, variant: int, at: int) -> str:
-    [made] = log_rows(foreign("c", key, variant, at))
-    moment = made["at"].strftime("%Y-%m-%d %H:%M:%S.%f")
-    local = made["local"].strftime("%Y-%m-%d %H:%M:%S.%f")
-    stamp = made["_cdc_ts"].strftime("%Y-%m-%d %H:%M:%S.%f")
-    region = '"' + made["region"] + '"' if "region" in made else "CAST(NULL AS STRING)"
-    return (
-        f"SELECT {key}L AS id, '{made['name']}' AS name, {region} AS region,"
-        f" CAST({made['amount']} AS DECIMAL(12, 2)) AS amount, TIMESTAMP '{moment}' AS at,"
-        f" TIMESTAMP_NTZ '{local}' AS local, DATE '{made['due']}' AS due, {made['ratio']!r}D AS ratio,"
-        f" {made['paid']} AS paid, {made['size']} AS size, X'{made['raw'].hex()}' AS raw,"
-        f" '{made['_cdc_topic']}' AS _cdc_topic, 0 AS _cdc_partition, {at}L AS _cdc_offset, 'c' AS _cdc_op,"
-        f" TIMESTAMP '{stamp}' AS _cdc_ts"
-    )
-
-
 MERGE = (
-    "MERGE INTO {table} t USING (" + _select(900, 5, FOREIGN) + " UNION ALL " + _select(8, 5, FOREIGN) + ") s"
+    "MERGE INTO {table} t USING (" + selected(900, 5, FOREIGN) + " UNION ALL " + selected(8, 5, FOREIGN) + ") s"
     " ON t.id = s.id WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT *"
 )
 
