@@ -80,7 +80,6 @@ def test_each_version_holds_the_rows_of_its_commit(lake: Written) -> None:
 def test_at_each_time_the_table_is_as_the_last_version_left_it(lake: Written) -> None:
     """At the second of a version, and half an hour later."""
     moments = [EPOCH + timedelta(hours=v.id, minutes=30 * (n % 2)) for n, v in enumerate(lake.versions[:-1])]
-    ]
     found = lake.spark.rows_of_each([f"TIMESTAMP AS OF '{moment:%Y-%m-%d %H:%M:%S}'" for moment in moments])
     assert found == [version.rows for version in lake.versions[:-1]]
 

@@ -60,7 +60,7 @@ class Foreign:
     that come."""
 
     statements: tuple[str, ...]
-    stays: Callable[[Row], bool] = lambda row: True
+    stays: Callable[[Row], bool] = lambda _: True
     comes: list[ChangeBatch] = field(default_factory=list)
 
     def rows(self, upsert: bool, after: list[ChangeBatch]) -> list[Row]:
