@@ -11,7 +11,7 @@ UV := .tools/bin/uv
 unexport PIP_FIND_LINKS
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 
-.PHONY: help setup packages demo test lint chaos histories bench bench-long lock stack-up stack-down clean
+.PHONY: help setup packages demo test lint chaos histories flaky bench bench-long lock stack-up stack-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ chaos: setup ## Random changes and faults, then source = table or not: make chao
 HISTORIES ?= 1000
 histories: setup ## Thousands of random histories of workers around one table, by every sink: make histories HISTORIES=5000
 	HISTORIES=$(HISTORIES) .venv/bin/pytest -n 2 -v --timeout 0 tests/contract/test_histories.py
+
+SUITE ?= delta
+RUNS ?= 10
+flaky: setup ## The tests of Spark and a format, again and again: make flaky SUITE=iceberg RUNS=5
+	.venv/bin/python tests/flaky.py $(SUITE) $(RUNS)
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
 	.venv/bin/python -m benchmarks

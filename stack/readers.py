@@ -84,6 +84,7 @@ SMALL_DATA = {
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "1",
     "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "1",  # of 10,000 tasks of a vacuum
 }
 """Spark settings for tables of a few rows: to compile a query takes five times as long as to run it then."""
 
