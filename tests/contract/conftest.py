@@ -14,6 +14,7 @@ from stack.readers import SMALL_DATA, spark_session
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+pytest.register_assert_rewrite("spark_delta", "spark_iceberg")
 
 
 @pytest.fixture(scope="session")
