@@ -63,7 +63,7 @@ SPARK_TYPES = {
 }
 assert list(SPARK_TYPES) == [*ITEMS.columns.names, *(field.name for field in CDC_FIELDS)]
 
-REGIONS = ("north", "it's %/=ü", None)
+REGIONS = ("north", "it's %/=", None)
 HISTORY = (
     "c0.0 c2.0 c4.0 c6.0 c8.0 | c1.0 c3.0 c5.0 c7.0",
     "u0.1 u4.1 c10.1 | d3",
