@@ -11,7 +11,7 @@ UV := .tools/bin/uv
 unexport PIP_FIND_LINKS
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 
-.PHONY: help setup packages demo test lint chaos histories kills bench bench-long lock stack-up stack-down clean
+.PHONY: help setup packages demo test lint chaos histories kills flaky bench bench-long lock stack-up stack-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -56,8 +56,7 @@ HISTORIES ?= 1000
 histories: setup ## Thousands of random histories of workers around one table, by every sink: make histories HISTORIES=5000
 	HISTORIES=$(HISTORIES) .venv/bin/pytest -n 2 -v --timeout 0 tests/contract/test_histories.py
 
-kills: setup ## SIGKILL and SIGSTOP at every kind of step that a worker makes, alone and beside another one (an hour or two)
-	STEPS=all .venv/bin/pytest -n 2 -v --timeout 0 -k "killed or frozen_at" tests/chaos/test_worker_steps.py tests/contract
+.PHONY: help setup packages demo test lint chaos histories kills flaky bench bench-long lock stack-up stack-down clean
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
 	.venv/bin/python -m benchmarks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,23 @@ class SparkCatalog:
         return found
 
 
-def spark_session(catalogs: Iterable[SparkCatalog] = (), *, memory: str = "2g") -> Any:
-    """A Spark 3.5 session on two local cores, with Iceberg and Delta. Catalogs can be added to it: `add_catalog`."""
+SMALL_DATA = {
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "1",  # of 10,000 tasks of a vacuum
+}
+"""Spark settings for tables of a few rows: to compile a query takes five times as long as to run it then."""
+
+
+def spark_session(
+    catalogs: Iterable[SparkCatalog] = (), *, memory: str = "2g", more: Mapping[str, str] | None = None
+) -> Any:
+    """A Spark 3.5 session on two local cores, with Iceberg and Delta. Catalogs can be added to it: `add_catalog`.
+    `more` settings win."""
     from pyspark.sql import SparkSession
 
     jars = ",".join(str(jar) for jar in sorted(dist.SPARK.prepare().glob("*.jar")))
@@ -99,7 +114,7 @@ def spark_session(catalogs: Iterable[SparkCatalog] = (), *, memory: str = "2g") 
     }
     for catalog in catalogs:
         settings |= catalog.settings()
-    for key, value in settings.items():
+    for key, value in (settings | dict(more or {})).items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")

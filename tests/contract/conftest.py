@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from stack.readers import spark_session
+from stack.readers import SMALL_DATA, spark_session
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+pytest.register_assert_rewrite("spark_delta", "spark_iceberg")
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """One Spark session for all tests; each adds the catalog of its own table."""
-    session = spark_session(memory="1g")
+    session = spark_session(memory="1g", more=SMALL_DATA)
     yield session
     session.stop()
 

@@ -38,8 +38,8 @@ def read_by_duckdb(table: Table) -> list[dict[str, Any]]:
     return canonical(found.to_pylist())
 
 
-def read_by_pyiceberg(table: Table) -> list[dict[str, Any]]:
-    rows: pa.Table = table.scan().to_arrow()
+def read_by_pyiceberg(table: Table, snapshot_id: int | None = None) -> list[dict[str, Any]]:
+    rows: pa.Table = table.scan(snapshot_id=snapshot_id).to_arrow()
     return canonical(rows.to_pylist())
 
 

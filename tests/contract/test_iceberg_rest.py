@@ -4,73 +4,23 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Any
 
 import pytest
 from contract_base import commit, committed, expected, inserts, opened, updates
 from contract_checks import CHECKS, checks_for
-from contract_events import batch, canonical, changes, folded, order
+from contract_events import batch, changes, folded, order
 from contract_harness import target
-from iceberg_harness import NAME, IcebergHarness
+from iceberg_harness import NAME
 from iceberg_kills import tidied_under_kills
 from iceberg_upkeep import counts, needed, present, small_sizes
 from pyarrow.fs import FileSelector, FileType, S3FileSystem
-from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.table import Table
+from rest_harness import RestHarness
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
 from sinks.iceberg.sink import IcebergSink
 from stack.manager import Endpoint
-from stack.readers import Store, connect_duckdb
-
-
-class RestHarness(IcebergHarness):
-    """A table in a namespace of its own of the one REST catalog."""
-
-    def __init__(
-        self, mode: Literal["append", "upsert"], folder: Path, catalog: Endpoint, store: Endpoint, **settings: Any
-    ) -> None:
-        self.store = store
-        namespace = f"contract_{uuid4().hex[:10]}"
-        super().__init__(
-            mode,
-            folder,
-            catalog_uri=catalog.url,
-            warehouse=catalog.more["warehouse"],
-            table_namespace=namespace,
-            s3_endpoint=store.url,
-            s3_access_key_id=store.user,
-            s3_secret_access_key=store.password,
-            s3_region=store.more["region"],
-            **settings,
-        )
-
-    def catalog(self) -> Catalog:
-        store, config = self.store, self.config
-        return load_catalog(
-            config.catalog_name,
-            **{
-                "type": "rest",
-                "uri": config.catalog_uri,
-                "warehouse": config.warehouse,
-                "s3.endpoint": store.url,
-                "s3.access-key-id": str(store.user),
-                "s3.secret-access-key": str(store.password),
-                "s3.region": store.more["region"],
-                "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
-            },
-        )
-
-    def read_by_duckdb(self, table: Table) -> list[dict[str, Any]]:
-        if table.current_snapshot() is None:
-            return []
-        store = Store(self.store.url, str(self.store.user), str(self.store.password), self.store.more["region"])
-        with connect_duckdb(store) as connection:
-            found = connection.execute(f"SELECT * FROM iceberg_scan('{table.metadata_location}')").to_arrow_table()
-        return canonical(found.to_pylist())
-
 
 CASES = [
     pytest.param(mode, name, id=f"{mode}-{name}")
