@@ -123,7 +123,7 @@ class Run:
     def _look(self, scene: Scene) -> None:
         for name, ending in scene.supervise():
             self.counts["worker ended by itself"] += 1
-            if ending.get("exit_status") not in (None, 70, 75):
+            if ending.get("exit_status") not in (None, 70, 74, 75):
                 self._failures.append(f"{name} stopped for good: {ending}")
         for kind, crew in scene.crews.items():
             if (told := crew.stats()) is not None:

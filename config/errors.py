@@ -23,8 +23,11 @@ raised is a defect: the worker crashes with it and restarts from the destination
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import ClassVar
+
+_DISK = re.compile("no space left|quota exceeded|too many open files|read-only file system|input/output error", re.I)
 
 
 class LakewardError(Exception):
@@ -119,7 +122,14 @@ class KeyMoved(PipelineStopped):
 
 
 def exit_status(error: BaseException) -> int:
-    """The status of a worker that an error ended: 70 for a defect, 71 when memory ran out."""
+    """The status of a worker that an error ended: 70 for a defect, 71 when memory ran out, 74 for a disk."""
+    if isinstance(error, LakewardError):
+        return error.exit_status
     if isinstance(error, MemoryError):
         return os.EX_OSERR
-    return error.exit_status if isinstance(error, LakewardError) else os.EX_SOFTWARE
+    return os.EX_IOERR if is_of_disk(error) else os.EX_SOFTWARE
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a disk that is full or fails, or a limit on files, is behind an error: libraries say it in words only."""
+    return _DISK.search(str(error)) is not None

@@ -9,7 +9,6 @@ and opened again when it is next asked for and the disk lets it.
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +30,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from config.errors import ConfigurationError, Unavailable
+from config.errors import ConfigurationError, Unavailable, is_of_disk
 
 log = structlog.get_logger("lakeward.index")
 
@@ -45,10 +44,6 @@ RUNS = "runs"
 
 FORMAT_KEY, FORMAT = b"V", b"2"
 """Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
-
-
-_DISK = re.compile("no space left|quota exceeded|too many open files|read-only file system|input/output error", re.I)
-"""What the operating system says of a disk, or of a process' limits: the files themselves may be whole."""
 
 
 class IndexDamaged(Exception):
@@ -159,7 +154,7 @@ class IndexDatabase:
                 raise
             raise IndexDamaged(f"the key index at {self.path} was begun anew") from error
         except Exception as error:  # rocksdict raises plain Exception, whose text begins with RocksDB's status
-            if _DISK.search(str(error)):
+            if is_of_disk(error):
                 self._give_up(generation, error)
             elif str(error).startswith("Corruption"):
                 self._begin_anew(generation, error)
@@ -214,7 +209,7 @@ class IndexDatabase:
                     f"the key index at {self.path} is in use by another process: give each worker a data folder of"
                     " its own (CDC_DATA_DIR)"
                 ) from error
-            if _DISK.search(str(error)):
+            if is_of_disk(error):
                 raise
             return self._recreated(error)
 

@@ -150,6 +150,10 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except NoOffsetForPartitionError:
             return {}  # not positioned yet: perform_seek will do it
+        except OffsetOutOfRangeError as error:
+            if not (wanted := {tp: at for tp, at in error.args[0].items() if self._is_wanted(tp, at)}):
+                return {}
+            raise OffsetOutOfRangeError(wanted) from error
         # No await between the fetcher's drain (above) and the chunks: positions below are those after the drain.
         positions = self.consumer.positions
         generation = consumer._coordinator.generation
@@ -170,6 +174,10 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             positions.backlog.add(chunk)
             result[tp] = [chunk]
         return result
+
+    def _is_wanted(self, tp: TP, offset: int) -> bool:
+        """False where a source partition stood at the group's offset only, before `seek_sources`."""
+        return not self.consumer.positions.is_source(tp.topic) or self._next.get(TopicPartition(*tp)) == offset
 
 
 class ReadOffsets(defaultdict[TP, int | None]):

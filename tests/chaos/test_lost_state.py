@@ -36,6 +36,10 @@ def move_group_ahead(chaos: ChaosPipeline) -> None:
     set_group(chaos, chaos.load.ends)
 
 
+def move_group_beyond_the_log(chaos: ChaosPipeline) -> None:
+    set_group(chaos, {tp: end + 100_000 for tp, end in chaos.load.ends.items()})
+
+
 def move_group_behind(chaos: ChaosPipeline) -> None:
     set_group(chaos, dict.fromkeys(chaos.load.ends, 1))
 
@@ -45,7 +49,10 @@ def forget_group(chaos: ChaosPipeline) -> None:
     assert group_offsets(chaos) == dict.fromkeys(chaos.load.ends, -1001) or not group_offsets(chaos)
 
 
-@pytest.mark.parametrize("tamper", [delete_data, move_group_ahead, move_group_behind, forget_group])
+TAMPERS = [delete_data, move_group_ahead, move_group_beyond_the_log, move_group_behind, forget_group]
+
+
+@pytest.mark.parametrize("tamper", TAMPERS)
 def test_the_tables_alone_say_where_to_go_on(written: ChaosPipeline, tamper: Callable[[ChaosPipeline], None]) -> None:
     stood = written.load.ends
     written.load.send(2_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -25,9 +26,11 @@ def test_every_error_that_stops_a_pipeline_has_a_status_of_its_own() -> None:
     assert not {0, 1, 2, *range(126, 256)} & set(statuses)
 
 
-def test_defects_and_lack_of_memory_are_told_apart() -> None:
+def test_defects_and_lack_of_memory_or_disk_are_told_apart() -> None:
     assert exit_status(KeyError("x")) == os.EX_SOFTWARE
     assert exit_status(MemoryError()) == os.EX_OSERR
+    assert exit_status(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == os.EX_IOERR
+    assert exit_status(Exception("IO error: No space left on device: While appending")) == os.EX_IOERR
 
 
 def test_the_documented_statuses_are_those_of_the_code() -> None:
