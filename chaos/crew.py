@@ -106,6 +106,8 @@ class Crew:
             moved = [
                 TopicPartition(tp.topic, tp.partition, tp.offset + 100_000) for tp in done.result(20).topic_partitions
             ]
+            if not moved:
+                return "it has none"
             (altered,) = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, moved)]).values()
             altered.result(20)
         except KafkaException as error:
