@@ -145,8 +145,8 @@ def folded(*parts: ChangeBatch) -> list[dict[str, Any]]:
 
 
 def canonical(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows comparable whatever the reader's order of rows and columns: nulls left out, sorted by log position."""
+    """Rows comparable whatever order the reader gives: nulls left out, sorted by log position and key."""
     return sorted(
         ({name: row[name] for name in sorted(row) if row[name] is not None} for row in rows),
-        key=lambda row: (row["_cdc_topic"], row["_cdc_partition"], row["_cdc_offset"]),
+        key=lambda row: (row["_cdc_topic"], row["_cdc_partition"], row["_cdc_offset"], str(row.get("id"))),
     )
