@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.schema import Schema
 
+from config.errors import ConfigurationError
 from sinks.delta.schema import in_shape
 from sinks.delta.state import KEY_PROPERTY, MODE_PROPERTY
 from sinks.reduce import Reduced
@@ -95,6 +96,7 @@ def append(table: DeltaTable, columns: pa.Schema, rows: pa.Table, transactions: 
 
 def merge(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions: list[Transaction]) -> None:
     """Bring each changed key's row to its last change; if that changes no row, only the identifiers land."""
+    assert_removable(table)
     before = table.version()
     source = in_shape(pa.concat_tables([reduced.upserts, reduced.deletes]), columns)
     (
@@ -119,6 +121,7 @@ def merge(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions:
 
 def overwrite(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions: list[Transaction]) -> None:
     """Put the changed rows into the place of all rows: the source table was truncated before them."""
+    assert_removable(table)
     write_deltalake(
         table,
         in_shape(reduced.upserts, columns),
@@ -126,6 +129,24 @@ def overwrite(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transacti
         writer_properties=_ZSTD,
         commit_properties=CommitProperties(max_commit_retries=0, app_transactions=transactions),
     )
+
+
+def assert_removable(table: DeltaTable) -> None:
+    """To be asked before delta-rs takes files away. Raises ConfigurationError.
+
+    Spark leaves letters beyond ASCII in the path of an `add` as they are; delta-rs (1.6.6) encodes them in `remove`. No
+    reader takes these for one path, so the file would stay, and its rows be there twice.
+    """
+    if not table.metadata().partition_columns:
+        return  # names of files are ASCII, values may be anything
+    paths = pa.table(table.get_add_actions()).column("path").cast(pa.string())
+    foreign = paths.filter(pc.invert(pc.string_is_ascii(paths)))
+    if len(foreign):
+        raise ConfigurationError(
+            f"Delta table {table.table_uri}: the paths of {len(foreign)} files of another writer aren't ASCII, such as"
+            f" {foreign[0]}: delta-rs can't take them away, and their rows would be there twice. For upserts set"
+            " delta.upserts: deletion_vectors; or partition by another column"
+        )
 
 
 def current_rows(table: DeltaTable, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
@@ -149,6 +170,7 @@ def move_offsets(table: DeltaTable, transactions: list[Transaction]) -> None:
 
 def compact(table: DeltaTable, filters: list[tuple[str, str, str]] | None, target_bytes: int) -> dict[str, Any]:
     """Bring small files of a partition together; returns what delta-rs counted. Other writers' appends don't matter."""
+    assert_removable(table)
     metrics: dict[str, Any] = table.optimize.compact(
         partition_filters=filters, target_size=target_bytes, writer_properties=_ZSTD
     )

@@ -31,7 +31,7 @@ import structlog
 from deltalake import Transaction
 from deltalake.exceptions import DeltaError
 
-from config.errors import LakewardError
+from config.errors import ConfigurationError, LakewardError
 from config.pipeline import DeltaConfig
 from sinks.base import TableFiles, Target
 from sinks.delta import commit
@@ -137,7 +137,12 @@ class Upkeep:
     def compact(self, state: LoadedTable, compaction: Compaction) -> None:
         """One compaction. Raises CommitFailedError if another writer has taken one of its files away meanwhile."""
         started = time.monotonic()
-        metrics = commit.compact(state.table, compaction.filters, compaction.target_bytes)
+        try:
+            metrics = commit.compact(state.table, compaction.filters, compaction.target_bytes)
+        except ConfigurationError as error:  # it can wait for ever, writing goes on
+            self._in_vain[compaction.partition, compaction.target_bytes] = compaction.files
+            log.warning("delta.not_compacted", table=self._target.name, reason=str(error))
+            return
         left = compaction.files - metrics["numFilesRemoved"]
         self._in_vain[compaction.partition, compaction.target_bytes] = max(0, left)
         log.info("delta.compacted", table=self._target.name, partition=dict(compaction.partition),

@@ -11,10 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from faust.assignor import PartitionAssignor
+from faust.assignor.client_assignment import ClientMetadata
 
 
 class EvenAssignor(PartitionAssignor):
     """Deals source partitions, sorted, to members, sorted: stable while membership is."""
+
+    def on_assignment(self, assignment: Any) -> None:
+        """A static member (KIP-345) that is back within its session gets its assignment of before, which names its web
+        address of before: it may have another one now, where workers share a host. Faust would fail on that."""
+        told = ClientMetadata.loads(self._decompress(assignment.user_data))
+        told.url = str(self._url)
+        assignment.user_data = self._compress(told.dumps())
+        super().on_assignment(assignment)
 
     def _perform_assignment(self, cluster: Any, member_metadata: Any) -> Any:
         self._cluster = cluster

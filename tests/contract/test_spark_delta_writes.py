@@ -31,6 +31,8 @@ from spark_history import (
     selected,
 )
 
+from config.errors import ConfigurationError
+from sinks.delta import upkeep
 from sources.changes import ChangeBatch, TopicPartition
 
 MADE = commits(*HISTORY)
@@ -117,6 +119,30 @@ def test_after_what_spark_did_the_rows_are_right_and_we_write_on(
     with closing(opened(lake.harness)) as sink:
         sink.write(batch(*AFTER[1]))
     lake.agree_on(operation.rows(upsert, flat(AFTER)))
+
+
+@pytest.mark.parametrize("kind", ["append", "merge"])
+def test_files_that_delta_rs_cannot_take_away_are_left_and_their_rows_not_doubled(
+    kind: Kind, make: MakeLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spark's paths of values beyond ASCII: a MERGE stops, small files aren't compacted, appends go on."""
+    for name, value in (("FAN_IN", 2), ("LOOK_EVERY", 1)):
+        monkeypatch.setattr(upkeep, name, value)
+    lake = make(kind, "partitioned")
+    lake.write(MADE[:1])
+    lake.spark.run(insert(900).replace("CAST(NULL AS STRING)", "'ü'"))
+    rows = lake.spark.rows()
+    assert [row["region"] for row in rows if row["id"] == 900] == ["ü"]
+    with closing(opened(lake.harness)) as sink:
+        if kind == "merge":
+            with pytest.raises(ConfigurationError, match="aren't ASCII, such as region=ü/"):
+                sink.write(batch(*MADE[1]))
+        else:
+            for commit in MADE[1:]:
+                sink.write(batch(*commit))
+                sink.tidy()
+            rows = canonical([*rows, *log_rows(*flat(MADE[1:]))])
+    lake.agree_on(rows)
 
 
 @each_kind

@@ -22,11 +22,18 @@ class Cluster:
         return set(range(self._counts[topic])) if topic in self._counts else None
 
 
+def worker(web_port: int) -> faust.App:
+    assignor = even_assignor(frozenset(SOURCES))
+    app = faust.App(
+        "shop-worker", broker="kafka://nowhere:9", PartitionAssignor=assignor, store="memory://", web_port=web_port
+    )
+    app.GlobalTable("marks", partitions=1)
+    return app
+
+
 def assigned(counts: Mapping[str, int], members: tuple[str, ...]) -> dict[str, set[tuple[str, int]]]:
     """The partitions of each member, as the group's protocol carries them."""
-    assignor = even_assignor(frozenset(SOURCES))
-    app = faust.App("shop-worker", broker="kafka://nowhere:9", PartitionAssignor=assignor, store="memory://")
-    app.GlobalTable("marks", partitions=1)
+    app = worker(6066)
     metadata = app.assignor.metadata({*SOURCES, CHANGELOG})
     found = app.assignor.assign(Cluster(counts), dict.fromkeys(members, metadata))
     return {
@@ -52,3 +59,12 @@ def test_changelog_of_which_no_broker_tells_yet_is_assigned_all_the_same() -> No
 
 def test_sources_that_do_not_exist_yet_are_left_out() -> None:
     assert assigned({CHANGELOG: 1}, ("a",)) == {"a": {(CHANGELOG, 0)}}
+
+
+def test_static_member_that_is_back_at_another_web_address_takes_its_assignment_of_before() -> None:
+    before, after = worker(6066), worker(6067)
+    metadata = before.assignor.metadata({*SOURCES, CHANGELOG})
+    counts = {"shop.customers": 1, "shop.orders": 3, CHANGELOG: 1}
+    protocol = before.assignor.assign(Cluster(counts), {"a": metadata})["a"]
+    after.assignor.on_assignment(protocol)
+    assert {tuple(tp) for tp in after.assignor.assigned_actives()} >= {("shop.customers", 0), ("shop.orders", 2)}
