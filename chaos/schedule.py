@@ -48,7 +48,7 @@ def faults(seed: int, seconds: float, workers: dict[str, list[str]], session_tim
         (8, lambda at: Fault(at, "freeze worker at a step", rng.choice(names), *zombie(), rng.randrange(STEPS))),
         (6, lambda at: Fault(at, "fill disk", rng.choice(names), rng.uniform(3.0, 15.0))),
         (4, lambda at: Fault(at, "forget names", rng.choice(names), rng.uniform(3.0, 15.0))),
-        (4, lambda at: Fault(at, "move clock", rng.choice(names), rng.uniform(3.0, 15.0), rng.randint(-9_000, 9_000))),
+        (4, lambda at: Fault(at, "move clock", rng.choice(names), rng.uniform(3.0, 15.0), rng.randint(-800, 800))),
         (12, lambda at: Fault(at, "freeze worker", rng.choice(names), *zombie())),
         (6, lambda at: Fault(at, "freeze worker", rng.choice(names), rng.uniform(0.5, 3.0))),
         (10, lambda at: Fault(at, "stop worker", rng.choice(names), rng.uniform(0.0, 8.0))),

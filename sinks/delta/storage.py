@@ -14,6 +14,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError, UnknownConfigurati
 
 from config.errors import ConfigurationError, Unavailable
 
+_CLOCK_REFUSED = re.compile("request_?time_?too_?skewed", re.IGNORECASE)
+"""What S3 stores say to a signature that is 15 minutes off: clocks are set right, and the next request passes."""
+
 _DENIED = re.compile(
     r"access ?denied|permission denied|forbidden|unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket"
     r"|\b40[13]\b|Unknown scheme|missing region|read-only file system"
@@ -76,6 +79,8 @@ def store_errors(uri: str, *, absent: bool = False) -> Iterator[None]:
         raise ConfigurationError(f"Delta table {uri}: storage_options: {_plain(error)}") from error
     except (DeltaError, BaseError, OSError) as error:
         text = _plain(error)
+        if _CLOCK_REFUSED.search(text):
+            raise Unavailable(f"Delta table {uri}: the store refuses this machine's clock: {text}") from error
         if _DENIED.search(text):
             raise ConfigurationError(
                 f"Delta table {uri}: the store refuses: {text}. Check table_uri and storage_options (keys, region,"
