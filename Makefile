@@ -56,7 +56,13 @@ HISTORIES ?= 1000
 histories: setup ## Thousands of random histories of workers around one table, by every sink: make histories HISTORIES=5000
 	HISTORIES=$(HISTORIES) .venv/bin/pytest -n 2 -v --timeout 0 tests/contract/test_histories.py
 
-.PHONY: help setup packages demo test lint chaos histories kills flaky bench bench-long lock stack-up stack-down clean
+kills: setup ## SIGKILL at every kind of step that a worker makes, alone and beside another one, and at every step of commits
+	STEPS=all .venv/bin/pytest -n 2 -v --timeout 0 -k killed tests/chaos/test_worker_steps.py tests/contract
+
+SUITE ?= delta
+RUNS ?= 10
+flaky: setup ## Repeat the tests of Spark and count those that don't always pass: make flaky SUITE=delta RUNS=10
+	.venv/bin/python tests/flaky.py $(SUITE) $(RUNS)
 
 bench: setup ## Measure throughput beside raw aiokafka and a plain Faust agent
 	.venv/bin/python -m benchmarks
