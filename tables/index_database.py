@@ -154,29 +154,24 @@ class IndexDatabase:
                 raise
             raise IndexDamaged(f"the key index at {self.path} was begun anew") from error
         except Exception as error:  # rocksdict raises plain Exception, whose text begins with RocksDB's status
-            if is_of_disk(error):
-                self._give_up(generation, error)
-            elif str(error).startswith("Corruption"):
-                self._begin_anew(generation, error)
-            else:
+            damaged = str(error).startswith("Corruption")
+            if not damaged and not is_of_disk(error):
                 raise
+            self._give_up(generation, error, damaged=damaged)
             raise IndexDamaged(f"the key index at {self.path} was damaged: {error}") from error
 
-    def _give_up(self, generation: int, error: Exception) -> None:
+    def _give_up(self, generation: int, error: Exception, *, damaged: bool) -> None:
+        """Close the database, and delete a damaged one; the next use opens it again, or begins anew."""
         with self._lock:
-            if generation == self.generation and self._db is not None:
-                log.warning("index.given_up", path=str(self.path), error=str(error))
-                self.generation += 1
-                db, self._db = self._db, None
-                with suppress(Exception):  # it can't be written to
-                    db.close()
-
-    def _begin_anew(self, generation: int, error: Exception) -> None:
-        with self._lock:
-            if generation == self.generation and self._db is not None:
-                self.generation += 1
-                self._db.close()
-                self._db = self._recreated(error)
+            if generation != self.generation or self._db is None:
+                return
+            log.warning("index.damaged" if damaged else "index.given_up", path=str(self.path), error=str(error))
+            self.generation += 1
+            db, self._db = self._db, None
+            with suppress(Exception):  # it may not be able to write
+                db.close()
+            if damaged:
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def _opened(self) -> Rdict:
         """Raises Unavailable if the disk doesn't let it."""
