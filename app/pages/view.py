@@ -41,14 +41,20 @@ class WorkerStats:
     async def snapshot(self) -> Snapshot:
         """The worker as it is now; waits for Kafka no longer than a glance."""
         await self.log_ends.refresh()
-        return assemble(self._app.pipeline, self._situation(), self._caught_up, self.redact)
+        return self._assembled(self._situation())
 
     async def look_for_stalls(self) -> None:
         """Log what stands still; snapshots show it from now on."""
+        if self._app.pipeline is None or self._app.should_stop:
+            self._watch.look((), None)
+            return
+        await self.log_ends.refresh()
         situation = self._situation()
-        started = self._app.pipeline is not None and not situation.stopping
-        partitions = (await self.snapshot()).partitions if started else ()
-        self._watch.look(partitions, situation.phase[1] if started and situation.phase else None)
+        partitions = self._assembled(situation).partitions
+        self._watch.look(partitions, situation.phase[1] if situation.phase else None)
+
+    def _assembled(self, situation: Situation) -> Snapshot:
+        return assemble(self._app.pipeline, situation, self._caught_up, self.redact)
 
     def _situation(self) -> Situation:
         app, settings = self._app, self._settings
