@@ -11,7 +11,7 @@ UV := .tools/bin/uv
 unexport PIP_FIND_LINKS
 export UV_CACHE_DIR ?= $(CURDIR)/.tools/cache
 
-.PHONY: help setup packages demo test lint chaos histories kills flaky bench bench-long lock stack-up stack-down clean
+.PHONY: help setup packages demo test lint chaos histories kills soak flaky bench bench-long lock stack-up stack-down clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-11s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ histories: setup ## Thousands of random histories of workers around one table, b
 
 kills: setup ## SIGKILL at every kind of step that a worker makes, alone and beside another one, and at every step of commits
 	STEPS=all .venv/bin/pytest -n 2 -v --timeout 0 -k killed tests/chaos/test_worker_steps.py tests/contract
+
+soak: setup ## A worker under a steady load for an hour: does anything grow that mustn't? make soak MINUTES=60
+	.venv/bin/python -m chaos.soak $(if $(filter command line,$(origin MINUTES)),--minutes $(MINUTES))
 
 SUITE ?= delta
 RUNS ?= 10

@@ -25,6 +25,7 @@ from sources.kafka.assignor import even_assignor
 from sources.kafka.security import client_arguments, faust_credentials
 from sources.registry import transport_for
 from sources.schema_registry import SchemaRegistry
+from tables.files import FilesTable
 from tables.schema_versions import define_schema_versions
 from tables.sink_watermarks import define_sink_watermarks
 from verify.rereads import Rereads
@@ -127,6 +128,7 @@ def _faust_settings(settings: Settings, topics: frozenset[str], worker_root: Pat
         "datadir": str(worker_root),
         "autodiscover": False,
         "Worker": LakewardWorker,
+        "GlobalTable": FilesTable,
         "PartitionAssignor": even_assignor(topics),
         "logging_config": logging_config(),
         "web_bind": "127.0.0.1",

@@ -2,7 +2,8 @@
 
 Workers on one machine take `worker-0`, `worker-1`, … by file lock, the first free one: a worker that restarts finds
 the folder (key index, tables) that it left. The folder's random id is the consumer's static membership id (KIP-345):
-a worker that comes back within the session timeout keeps its partitions without a rebalance.
+a worker that comes back within the session timeout keeps its partitions without a rebalance. A copy of a folder has
+another id: of two members with one id, each throws the other out of the group.
 """
 
 from __future__ import annotations
@@ -35,8 +36,17 @@ class WorkerDir:
             except BlockingIOError:
                 lock.close()
                 continue
-            identity = path / "instance-id"
-            if not identity.exists():
-                identity.write_text(uuid4().hex)
-            return cls(path, identity.read_text().strip(), lock)
+            return cls(path, _identity(path / "instance-id"), lock)
         raise AssertionError("unreachable")
+
+
+def _identity(file: Path) -> str:
+    """The id in the file, which knows its inode and so its copies; a new one where there is none, or another's."""
+    file.touch()
+    inode = str(file.stat().st_ino)
+    match file.read_text().split():
+        case [found, where] if where == inode:
+            return found
+    identity = uuid4().hex
+    file.write_text(f"{identity} {inode}\n")
+    return identity

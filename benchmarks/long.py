@@ -37,6 +37,7 @@ from sinks.iceberg.catalog import connect
 from sinks.iceberg.sink import IcebergSink
 from sources.changes import CDC_OFFSET, CDC_OP, CDC_TS, ChangeBatch, TableSchema
 from stack.manager import running_stack
+from stack.places import in_catalog
 from tables.key_index import KeyIndex
 
 TOPIC, PARTITIONS = "bench.public.accounts", 4
@@ -190,14 +191,7 @@ def place(scenario: Scenario, folder: Path) -> Iterator[dict[str, Any]]:
         yield {"catalog_uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}/lake"}
         return
     with running_stack({"s3", "catalog"}) as stack:
-        s3, catalog = stack["s3"], stack["catalog"]
-        yield {
-            "catalog_uri": catalog.url,
-            "warehouse": catalog.more["warehouse"],
-            "s3_endpoint": s3.url,
-            "s3_access_key_id": s3.user,
-            "s3_secret_access_key": s3.password,
-        }
+        yield in_catalog(stack["catalog"], stack["s3"])
 
 
 def run(scenario: Scenario, commits: int, changes: int, readers: Sequence[str], folder: Path) -> Result:

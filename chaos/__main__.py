@@ -36,6 +36,8 @@ STATE = Path(".stack/chaos")
 WORKERS: dict[Kind, int] = {"postgres": 2, "mariadb": 1}
 RATE = 4.0
 """Transactions per second and database."""
+HEALED = (None, 70, 74, 75, 87)
+"""Exit statuses that a supervisor's new start gets over; 87: somebody rolled the table back."""
 CALM_SECONDS = 240.0
 """How long the sinks may take to catch up after the last fault."""
 
@@ -123,7 +125,7 @@ class Run:
     def _look(self, scene: Scene) -> None:
         for name, ending in scene.supervise():
             self.counts["worker ended by itself"] += 1
-            if ending.get("exit_status") not in (None, 70, 74, 75):
+            if ending.get("exit_status") not in HEALED:
                 self._failures.append(f"{name} stopped for good: {ending}")
         for kind, crew in scene.crews.items():
             if (told := crew.stats()) is not None:

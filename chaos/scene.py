@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,16 @@ import yaml
 from app.deployment import deploy
 from chaos.changes import TABLES, Kind
 from chaos.crew import Crew, Member, line_of
-from chaos.schedule import SERVICES, Fault
+from chaos.foreign import touch
+from chaos.schedule import HTTP_SERVICES, SERVICES, Fault
+from chaos.unruly import Fault as Misbehaviour
+from chaos.unruly import Unruly
 from config.environment import load_settings
 from demo.connections import MariaDbConnection, PostgresConnection
 from demo.pipelines import pipeline_of, platform_of
-from stack.manager import Endpoint, Endpoints, statuses, up
+from sinks.factory import plan_tables
+from stack.manager import Endpoints, statuses, up
+from stack.places import bucket, in_catalog, storage_options
 
 SESSION_TIMEOUT = 6.0
 Later = Callable[[float, Callable[[], None]], None]
@@ -37,6 +44,7 @@ class Scene:
     def __init__(self, state: Path, ports: dict[str, int], say: Say) -> None:
         self._state, self._ports, self._say = state, ports, say
         self.endpoints: Endpoints = up(state, None, ports=ports, say=say, owner=os.getpid())
+        self._unruly = {name: Unruly(self.endpoints[name].url) for name in HTTP_SERVICES}
         self.crews: dict[str, Crew] = {}
         self._frozen: set[str] = set()
         self._hired = 0
@@ -154,6 +162,20 @@ class Scene:
 
         later(fault.seconds, move)
 
+    def _touch_tables(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        """By another program, which takes its time."""
+        plans = plan_tables(self.crews[fault.target].settings.pipeline)
+        other = threading.Thread(target=lambda: self._say(touch(plans, fault.number)), daemon=True)
+        other.start()
+
+        def done() -> None:
+            if other.is_alive():
+                later(0.5, done)
+            else:
+                over()
+
+        later(0.5, done)
+
     def _kill_service(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
         os.kill(self._pid(fault.target), signal.SIGKILL)
         self._frozen.discard(fault.target)
@@ -168,6 +190,23 @@ class Scene:
         self._frozen.discard(name)
         with suppress(ProcessLookupError):
             os.kill(self._pid(name), signal.SIGCONT)
+
+    def _throttle_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        self._misbehave("throttled", fault, later, over)
+
+    def _slow_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        self._misbehave("slow", fault, later, over)
+
+    def _lose_answers_of_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        self._misbehave("answers lost", fault, later, over)
+
+    def _hide_objects_of_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        self._misbehave("objects hidden", fault, later, over)
+
+    def _misbehave(self, how: Misbehaviour, fault: Fault, later: Later, over: Callable[[], None]) -> None:
+        service = self._unruly[fault.target]
+        service.misbehave(how, fault.number / 100)
+        later(fault.seconds, in_turn(service.behave, over))
 
     def _pid(self, name: str) -> int:
         pid: int = statuses(self._state)[name]["pid"]
@@ -189,6 +228,8 @@ class Scene:
         """End all faults: everything runs."""
         for name in SERVICES:
             self._thaw(name)
+        for service in self._unruly.values():
+            service.behave()
         for crew in self.crews.values():
             for member in crew.members.values():
                 member.wanted = True
@@ -200,6 +241,8 @@ class Scene:
         """Stop the workers."""
         for crew in self.crews.values():
             crew.end()
+        for service in self._unruly.values():
+            service.close()
 
     # -- files
 
@@ -215,14 +258,13 @@ class Scene:
     def _sink(self, kind: Kind, sink_id: str, folder: Path) -> dict[str, Any]:
         form, mode, place = sink_id.split("-")
         section: dict[str, Any] = {"write_mode": "append" if mode == "append" else "upsert", **FREQUENT}
-        store = self.endpoints["s3"]
+        catalog, store = (replace(self.endpoints[name], url=self._unruly[name].url) for name in ("catalog", "s3"))
         if form == "iceberg":
-            catalog = self.endpoints["catalog"]
             section |= {"table_namespace": f"{kind}_{mode}"}
-            section |= _rest(catalog, store) if place == "s3" else _sqlite(folder)
+            section |= in_catalog(catalog, store) if place == "s3" else _sqlite(folder)
         elif place == "s3":
-            uri = f"s3://{store.more['bucket']}/chaos/{kind}/{mode}/{{table}}"
-            section |= {"table_uri": uri, "storage_options": _options(store)}
+            uri = f"{bucket(store)}/chaos/{kind}/{mode}/{{table}}"
+            section |= {"table_uri": uri, "storage_options": storage_options(store)}
         else:
             section |= {"table_uri": f"{folder}/{mode}/{{table}}"}
         if mode == "vectors":
@@ -250,25 +292,5 @@ FREQUENT = {"batch_size": 500, "flush_interval_seconds": 1.0}
 """Small commits: more of them to be hit."""
 
 
-def _rest(catalog: Endpoint, store: Endpoint) -> dict[str, Any]:
-    return {
-        "catalog_uri": catalog.url,
-        "warehouse": catalog.more["warehouse"],
-        "s3_endpoint": store.url,
-        "s3_access_key_id": store.user,
-        "s3_secret_access_key": store.password,
-    }
-
-
 def _sqlite(folder: Path) -> dict[str, Any]:
     return {"catalog_uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}/warehouse"}
-
-
-def _options(store: Endpoint) -> dict[str, Any]:
-    return {
-        "AWS_ENDPOINT_URL": store.url,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": store.user,
-        "AWS_SECRET_ACCESS_KEY": store.password,
-        "AWS_REGION": store.more["region"],
-    }

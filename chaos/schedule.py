@@ -14,12 +14,15 @@ STEPS = 300
 """A worker makes about as many in some seconds of work (see `chaos.outside`)."""
 
 SERVICES = ("kafka", "registry", "catalog", "s3", "connect")
+HTTP_SERVICES = ("catalog", "s3")
+"""They may misbehave, too (see `chaos.unruly`)."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """One fault: when it begins (seconds since the changes began), what it is, what it hits, how long it lasts; a
-    number that says more: the step that it comes at, or by how many seconds the clock jumps."""
+    number that says more: the step that it comes at, by how many seconds the clock jumps, how many of 100 requests it
+    meets, what it draws from."""
 
     at: float
     kind: str
@@ -55,7 +58,12 @@ def faults(seed: int, seconds: float, workers: dict[str, list[str]], session_tim
         (5, lambda at: Fault(at, "add worker", rng.choice(pipelines), rng.uniform(10.0, 30.0))),
         (4, lambda at: Fault(at, "lose local state", rng.choice(pipelines))),
         (4, lambda at: Fault(at, "move group offset", rng.choice(pipelines), session_timeout + 3.0)),
+        (8, lambda at: Fault(at, "touch tables", rng.choice(pipelines), number=rng.randrange(10**6))),
         (14, lambda at: Fault(at, "kill service", rng.choice(SERVICES))),
+        (5, lambda at: Fault(at, "throttle service", rng.choice(HTTP_SERVICES), rng.uniform(3.0, 15.0), 100)),
+        (5, lambda at: Fault(at, "slow service", rng.choice(HTTP_SERVICES), rng.uniform(3.0, 15.0), 100)),
+        (6, lambda at: Fault(at, "lose answers of service", rng.choice(HTTP_SERVICES), rng.uniform(3.0, 15.0), 30)),
+        (3, lambda at: Fault(at, "hide objects of service", "s3", rng.uniform(3.0, 15.0), 30)),
         (15, lambda at: Fault(at, "freeze service", rng.choice(SERVICES), rng.uniform(2.0, 15.0))),
     ]
     found: list[Fault] = []

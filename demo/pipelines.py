@@ -11,6 +11,7 @@ import yaml
 
 from demo.workload import TABLES
 from stack.manager import Endpoint, Endpoints
+from stack.places import in_catalog
 
 
 def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
@@ -18,16 +19,7 @@ def write_files(folder: Path, endpoints: Endpoints) -> list[tuple[Path, Path]]:
     folder.mkdir(parents=True, exist_ok=True)
     platform = folder / "platform.yaml"
     platform.write_text(yaml.safe_dump(platform_of(endpoints)))
-    store, catalog = endpoints["s3"], endpoints["catalog"]
-    rest = {
-        "catalog_uri": catalog.url,
-        "warehouse": catalog.more["warehouse"],
-        "table_namespace": "postgres",
-        "write_mode": "upsert",
-        "s3_endpoint": store.url,
-        "s3_access_key_id": store.user,
-        "s3_secret_access_key": store.password,
-    }
+    rest = in_catalog(endpoints["catalog"], endpoints["s3"]) | {"table_namespace": "postgres", "write_mode": "upsert"}
     disk = {
         "catalog_uri": f"sqlite:///{folder}/catalog.db",
         "warehouse": f"file://{folder}/warehouse",

@@ -17,6 +17,8 @@ need postgresql-15 test -x /usr/lib/postgresql/15/bin/initdb
 need mariadb-server-core test -x /usr/sbin/mariadbd
 need mariadb-client-core command -v mariadb
 need chromium test -x /usr/bin/chromium
+need gcc command -v gcc
+need libc6-dev test -e /usr/include/stdio.h
 
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0

@@ -19,6 +19,7 @@ from deltalake import DeltaTable, Transaction
 from config.errors import ConfigurationError
 from sinks.base import Batch, Target
 from sinks.delta.actions import Snapshot
+from sinks.delta.storage import store_errors
 from sinks.evolution import Evolution
 from sources.changes import CDC_FIELDS, TopicPartition
 
@@ -137,7 +138,8 @@ class LoadedTable(TableState):
         return tuple(self.table.metadata().partition_columns)
 
     def transaction(self, app_id: str) -> int | None:
-        version: int | None = self.table.transaction_version(app_id)
+        with store_errors(self.target.name):  # delta-rs reads the log for it
+            version: int | None = self.table.transaction_version(app_id)
         return version
 
 

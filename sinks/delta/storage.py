@@ -29,6 +29,9 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 
+_GONE = re.compile(r"Object at location .* not found|File not found|NoSuchKey|\b404\b")
+"""Of a file that the log names: lost, or not yet shown by a store that isn't consistent."""
+
 
 def storage_options(uri: str, given: Mapping[str, str]) -> dict[str, str]:
     """`given` with defaults: commits by conditional put (two writers of one version must not both win), plain HTTP
@@ -86,6 +89,8 @@ def store_errors(uri: str, *, absent: bool = False) -> Iterator[None]:
                 f"Delta table {uri}: the store refuses: {text}. Check table_uri and storage_options (keys, region,"
                 " endpoint, permissions)"
             ) from error
+        if _GONE.search(text):
+            raise Unavailable(f"Delta table {uri}: a file is gone: {text}") from error
         if isinstance(error, OSError) or _AWAY.search(text):
             raise Unavailable(f"Delta table {uri}: the store can't be reached or failed: {text}") from error
         raise

@@ -216,7 +216,8 @@ class Upkeep:
 
 
 def partition_sizes(state: LoadedTable) -> PartitionSizes:
-    actions = pa.table(state.table.get_add_actions(flatten=True))
+    with store_errors(state.target.name):
+        actions = pa.table(state.table.get_add_actions(flatten=True))
     names = state.partition_columns
     sizes: dict[Partition, list[int]] = defaultdict(list)
     columns = [actions.column("size_bytes").to_pylist(), *(_texts(actions.column(f"partition.{n}")) for n in names)]

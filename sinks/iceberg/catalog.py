@@ -125,6 +125,18 @@ def sorted_errors(config: IcebergConfig) -> Iterator[None]:
         raise Unavailable(f"{where}: {error}") from error
 
 
+@contextmanager
+def files_found(table: str) -> Iterator[None]:
+    """Raises Unavailable for a file that a table needs and that isn't found."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"table {table}: a file that it needs is gone, or its store doesn't show it yet: {error}. If it stays away,"
+            " restore it, or roll the table back to a snapshot from before it"
+        ) from error
+
+
 def _without_password(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

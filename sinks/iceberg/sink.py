@@ -28,7 +28,7 @@ from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.iceberg import commit
 from sinks.iceberg.append import Appends
-from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, sorted_errors
+from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, files_found, sorted_errors
 from sinks.iceberg.commit import FileChange
 from sinks.iceberg.compaction import Compactor
 from sinks.iceberg.creation import create_table
@@ -109,7 +109,7 @@ class IcebergSink(Sink):
     def open(self) -> None:
         if self._catalog is None:
             self._catalog = connect(self._config)
-        with sorted_errors(self._config):
+        with files_found(self.target.name), sorted_errors(self._config):
             table = self._load()
         if table is None and not self._config.auto_create_table:
             raise ConfigurationError(
@@ -117,7 +117,7 @@ class IcebergSink(Sink):
             )
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        with sorted_errors(self._config):
+        with files_found(self.target.name), sorted_errors(self._config):
             table = self._load()
         if table is None:
             return {}
@@ -134,12 +134,13 @@ class IcebergSink(Sink):
                 self._table = None
                 time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
             except FileNotFoundError as error:
-                if not self._moved_on():
-                    raise
-                # what this worker knew of the table is removed by now: others have committed meanwhile
-                log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
                 self._live.forget()
                 self._table = None
+                with files_found(self.target.name):
+                    if not self._moved_on():
+                        raise
+                # what this worker knew of the table is removed by now: others have committed meanwhile
+                log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
             except IndexDamaged as damage:
                 log.warning("iceberg.index_damaged", table=self.target.name, attempt=attempt + 1, reason=str(damage))
                 if self._upserts is not None:

@@ -27,10 +27,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
-from config.errors import ConfigurationError, OffsetBeyondLog, OffsetGap
+from config.errors import OffsetBeyondLog, OffsetGap
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.kafka.chunks import build_chunk
+from sources.kafka.group_errors import group_error
 from sources.kafka.record_batches import unpack_by_batch
 
 FETCH_MAX_WAIT_MS = 100
@@ -228,10 +229,7 @@ class ColumnarConsumer(driver.Consumer):
             try:
                 await self._thread.raise_group_error()
             except KafkaError as error:
-                raise ConfigurationError(
-                    f"group {self.app.conf.id} doesn't take this worker: {error}. Are other programs members of the"
-                    " group, or are rights for it missing (ACLs: READ and DESCRIBE)?"
-                ) from error
+                raise group_error(self.app.conf.id, error) from error
 
     # -- fetching
 

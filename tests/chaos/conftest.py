@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stack.manager import Endpoints
+from stack.manager import Endpoint, Endpoints
 from stack.testing import StartServices
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from chaos_load import Load
-from chaos_pipeline import ChaosPipeline
+from chaos.load import Load
+from chaos.pipeline import ChaosPipeline, StoredPipeline
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +28,13 @@ def streaming(start_services: StartServices) -> Endpoints:
 def chaos(streaming: Endpoints, tmp_path: Path) -> Iterator[ChaosPipeline]:
     """A pipeline over a topic of four partitions; its load and its workers end with the test."""
     pipeline = ChaosPipeline(tmp_path, streaming, Load(streaming))
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture
+def stored(streaming: Endpoints, s3: Endpoint, rest_catalog: Endpoint, tmp_path: Path) -> Iterator[StoredPipeline]:
+    """The same with its tables in an object store and a REST catalog that may misbehave."""
+    pipeline = StoredPipeline(tmp_path, streaming, Load(streaming), s3, rest_catalog)
     yield pipeline
     pipeline.close()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from chaos_load import Load
-from chaos_pipeline import ChaosPipeline
 
+from chaos.load import Load
+from chaos.pipeline import ChaosPipeline
 from config.pipeline import PipelineConfig
 from sinks.factory import plan_tables
 from stack.gate import Gate
 from stack.manager import Endpoint, Endpoints
+from stack.places import bucket, storage_options
 from stack.worker import WorkerProcess
 from verify.lake import read_sink_table
 
@@ -132,12 +134,6 @@ class SwallowedPipeline(ChaosPipeline):
         super().__init__(folder, services, load)
 
     def sinks(self) -> list[dict[str, Any]]:
-        options = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._gate.port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": self._store.user,
-            "AWS_SECRET_ACCESS_KEY": self._store.password,
-            "AWS_REGION": self._store.more["region"],
-        }
-        uri = f"s3://{self._store.more['bucket']}/gate/{self.load.table}"
+        options = storage_options(replace(self._store, url=f"http://127.0.0.1:{self._gate.port}"))
+        uri = f"{bucket(self._store)}/gate/{self.load.table}"
         return [{"sink_id": "delta", "sink_type": "delta", "delta": {"table_uri": uri, "storage_options": options}}]

@@ -6,8 +6,7 @@ import random
 import time
 from collections import Counter
 
-from chaos_pipeline import SINKS, ChaosPipeline
-
+from chaos.pipeline import SINKS, ChaosPipeline
 from stack.worker_log import WorkerLog
 
 KILLS = 20

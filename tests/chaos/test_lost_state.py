@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from chaos_load import Load
-from chaos_pipeline import SESSION_TIMEOUT, SINKS, ChaosPipeline
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from rocksdict import Options, Rdict
 
+from chaos.load import Load
+from chaos.pipeline import SESSION_TIMEOUT, SINKS, ChaosPipeline
 from stack.manager import Endpoints
 from stack.worker_log import WorkerLog
+from tables.index_database import FORMAT, FORMAT_KEY
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,33 @@ def delete_data(chaos: ChaosPipeline) -> None:
     shutil.rmtree(chaos.data)
 
 
+def overwrite_data(chaos: ChaosPipeline) -> None:
+    """Each file has its size and other bytes."""
+    for path in data_files(chaos):
+        path.write_bytes(random.Random(path.name).randbytes(path.stat().st_size))
+
+
+def cut_data(chaos: ChaosPipeline) -> None:
+    for path in data_files(chaos):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def make_data_newer(chaos: ChaosPipeline) -> None:
+    """As a version of Lakeward would leave it whose key index has another format."""
+    (index,) = chaos.data.rglob("key-index")
+    database = Rdict(str(index), Options(raw_mode=True))
+    assert database.get(FORMAT_KEY) == FORMAT
+    database.put(FORMAT_KEY, b"999")
+    database.close()
+
+
+def data_files(chaos: ChaosPipeline) -> list[Path]:
+    """What RocksDB keeps there."""
+    found = [path for path in chaos.data.rglob("*") if path.is_file() and path.name not in ("lock", "instance-id")]
+    assert {"key-index", "sink_watermarks-0.db"} <= {path.parent.name for path in found}
+    return found
+
+
 def move_group_ahead(chaos: ChaosPipeline) -> None:
     set_group(chaos, chaos.load.ends)
 
@@ -49,7 +81,16 @@ def forget_group(chaos: ChaosPipeline) -> None:
     assert group_offsets(chaos) == dict.fromkeys(chaos.load.ends, -1001) or not group_offsets(chaos)
 
 
-TAMPERS = [delete_data, move_group_ahead, move_group_beyond_the_log, move_group_behind, forget_group]
+TAMPERS = [
+    delete_data,
+    overwrite_data,
+    cut_data,
+    make_data_newer,
+    move_group_ahead,
+    move_group_beyond_the_log,
+    move_group_behind,
+    forget_group,
+]
 
 
 @pytest.mark.parametrize("tamper", TAMPERS)

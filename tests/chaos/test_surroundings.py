@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from chaos_pipeline import SINKS, ChaosPipeline
 from test_two_workers import alone
 
 from chaos.outside import Outside
+from chaos.pipeline import SINKS, ChaosPipeline
 from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
 

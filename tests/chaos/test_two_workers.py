@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from chaos_pipeline import SINKS, ChaosPipeline
+import shutil
 
+from chaos.pipeline import SINKS, ChaosPipeline
 from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
 
@@ -89,6 +90,30 @@ def test_a_worker_that_froze_beyond_its_session_writes_nothing_twice(chaos: Chao
     assert frozen.terminate() == 0
     alone(other_log, chaos)
     finish(other, other_log, chaos)
+
+
+def test_a_copied_data_directory_is_another_workers(chaos: ChaosPipeline) -> None:
+    """Neither throws the other out of the group (static membership), and what the copy knows of keys isn't believed."""
+    chaos.load.send(2_000)
+    first = chaos.worker("first")
+    first.start()
+    chaos.catch_up(WorkerLog(first))
+    assert first.terminate() == 0
+    copy = chaos.folder / "copied-data"
+    shutil.copytree(chaos.data, copy)
+    chaos.load.send(2_000)
+    first.start()
+    chaos.catch_up(WorkerLog(first))
+    chaos.load.start(per_second=400)
+    second = chaos.worker("second", data=copy)
+    second.start()
+    logs = {"first": WorkerLog(first), "second": WorkerLog(second)}
+    share(logs, chaos)
+    assert not list(second.events("index.damaged"))
+    chaos.load.stop()
+    assert first.terminate() == 0
+    alone(logs["second"], chaos)
+    finish(second, logs["second"], chaos)
 
 
 def finish(worker: WorkerProcess, log: WorkerLog, chaos: ChaosPipeline) -> None:

@@ -12,10 +12,10 @@ import random
 import signal
 
 import pytest
-from chaos_pipeline import SINKS, ChaosPipeline
 from test_two_workers import alone
 
 from chaos.outside import Outside, kinds
+from chaos.pipeline import SINKS, ChaosPipeline
 from stack.worker import WorkerDied, WorkerProcess
 from stack.worker_log import WorkerLog
 

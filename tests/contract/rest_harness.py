@@ -12,6 +12,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table
 
 from stack.manager import Endpoint
+from stack.places import in_catalog
 from stack.readers import Store, connect_duckdb
 
 
@@ -26,13 +27,8 @@ class RestHarness(IcebergHarness):
         super().__init__(
             mode,
             folder,
-            catalog_uri=catalog.url,
-            warehouse=catalog.more["warehouse"],
             table_namespace=namespace,
-            s3_endpoint=store.url,
-            s3_access_key_id=store.user,
-            s3_secret_access_key=store.password,
-            s3_region=store.more["region"],
+            **in_catalog(catalog, store),
             **settings,
         )
 

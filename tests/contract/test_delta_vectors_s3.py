@@ -24,6 +24,7 @@ from config.pipeline import DeltaConfig
 from sinks.base import Sink
 from sinks.delta.folder import Folder
 from stack.manager import Endpoint
+from stack.places import bucket, storage_options
 from stack.readers import Store, connect_duckdb
 from tables.key_index import KeyIndex
 
@@ -34,14 +35,8 @@ class S3Harness(DeltaHarness):
     def __init__(self, folder: Path, store: Endpoint, **settings: Any) -> None:
         super().__init__("upsert", folder)
         self.store = store
-        self.uri = f"s3://{store.more['bucket']}/contract/vectors-{uuid4().hex[:10]}/orders"
-        self.options = {
-            "AWS_ENDPOINT_URL": store.url,
-            "AWS_ACCESS_KEY_ID": str(store.user),
-            "AWS_SECRET_ACCESS_KEY": str(store.password),
-            "AWS_REGION": store.more["region"],
-            "AWS_ALLOW_HTTP": "true",
-        }
+        self.uri = f"{bucket(store)}/contract/vectors-{uuid4().hex[:10]}/orders"
+        self.options = storage_options(store)
         self.config = DeltaConfig(
             table_uri=self.uri,
             write_mode="upsert",

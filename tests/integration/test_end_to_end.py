@@ -30,6 +30,7 @@ from deployments import (
 )
 
 from stack.manager import Endpoints
+from stack.places import in_catalog
 from stack.testing import StartServices
 
 POSTGRES_TABLES = (
@@ -91,17 +92,8 @@ def services(start_services: StartServices) -> Endpoints:
 
 def iceberg_rest(services: Endpoints, namespace: str, mode: str) -> dict[str, Any]:
     """On S3, over the REST catalog."""
-    s3 = services["s3"]
-    section = {
-        "catalog_uri": services["catalog"].url,
-        "warehouse": services["catalog"].more["warehouse"],
-        "table_namespace": namespace,
-        "write_mode": mode,
-        "flush_interval_seconds": 0.5,
-        "s3_endpoint": s3.url,
-        "s3_access_key_id": s3.user,
-        "s3_secret_access_key": s3.password,
-    }
+    section = in_catalog(services["catalog"], services["s3"])
+    section |= {"table_namespace": namespace, "write_mode": mode, "flush_interval_seconds": 0.5}
     return {"sink_id": f"iceberg-{mode}", "sink_type": "iceberg", "iceberg": section}
 
 

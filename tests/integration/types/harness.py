@@ -131,10 +131,12 @@ async def capture(
         for table, rows in (await fill(STREAMED)).items():
             expected[table] += rows
         chunks = await asyncio.gather(*(_read(s, expected) for s in settings.values()))
-        found = {}
-        for name, read in zip(settings, chunks, strict=True):
-            found[name] = await _land(settings[name], folder / name, read)
-            found[name].warnings = warnings[name]
+        landed = await asyncio.gather(
+            *(_land(settings[name], folder / name, read) for name, read in zip(settings, chunks, strict=True))
+        )
+        found = dict(zip(settings, landed, strict=True))
+        for name, said in warnings.items():
+            found[name].warnings = said
         return found
     finally:
         await asyncio.gather(*(undeploy(s.pipeline, s.platform, quiet) for s in settings.values()))

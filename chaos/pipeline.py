@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
-from chaos_load import Load
 from confluent_kafka.admin import AdminClient
 
+from chaos.load import Load
+from chaos.unruly import Unruly
 from config.pipeline import PipelineConfig
 from sinks.factory import plan_tables
-from stack.manager import Endpoints
+from stack.manager import Endpoint, Endpoints
+from stack.places import bucket, in_catalog, storage_options
 from stack.ports import free_port
 from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
@@ -78,11 +81,13 @@ class ChaosPipeline:
             section |= {"upserts": "deletion_vectors", "table_properties": properties}
         return {"sink_id": f"{form}-{mode}", "sink_type": form, form: section}
 
-    def worker(self, name: str = "worker", environment: Mapping[str, str] | None = None) -> WorkerProcess:
-        """A worker that hasn't been started."""
+    def worker(
+        self, name: str = "worker", environment: Mapping[str, str] | None = None, data: Path | None = None
+    ) -> WorkerProcess:
+        """A worker that hasn't been started; `data`: another data directory than the pipeline's."""
         files = self.folder / "pipeline.yaml", self.folder / "platform.yaml"
         log = self.folder / f"{name}.log"
-        worker = WorkerProcess(*files, self.data, log, web_port=free_port(), environment=environment)
+        worker = WorkerProcess(*files, data or self.data, log, web_port=free_port(), environment=environment)
         self._workers.append(worker)
         return worker
 
@@ -116,6 +121,35 @@ class ChaosPipeline:
                 assert_same(plan.target.sink_id, found, self.load.changelog(), ["partition", "offset"])
             else:
                 assert_same(plan.target.sink_id, found, self.load.end_state(), ["id"])
+
+
+class StoredPipeline(ChaosPipeline):
+    """Its tables lie in an S3 store, those of Iceberg in a REST catalog, and each of the two may misbehave."""
+
+    def __init__(self, folder: Path, services: Endpoints, load: Load, store: Endpoint, catalog: Endpoint) -> None:
+        self.unruly = {"store": Unruly(store.url), "catalog": Unruly(catalog.url)}
+        self._store, self._catalog = store, catalog
+        self.name = f"outages_{load.table}"
+        super().__init__(folder, services, load)
+
+    def _sink(self, form: str, mode: str) -> dict[str, Any]:
+        sink = super()._sink(form, mode)
+        store, catalog = (
+            replace(endpoint, url=self.unruly[name].url)
+            for name, endpoint in (("store", self._store), ("catalog", self._catalog))
+        )
+        if form == "iceberg":
+            table = {"table_namespace": self.name, "table_name": f"{mode}_{{table}}"}
+            sink[form] |= in_catalog(catalog, store) | table
+        else:
+            uri = f"{bucket(store)}/{self.name}/{mode}"
+            sink[form] |= {"table_uri": uri, "storage_options": storage_options(store)}
+        return sink
+
+    def close(self) -> None:
+        super().close()
+        for service in self.unruly.values():
+            service.close()
 
 
 def assert_same(name: str, found: pl.DataFrame, expected: pl.DataFrame, key: list[str]) -> None:

@@ -31,14 +31,14 @@ class Sent:
 
 
 class Load:
-    """A snapshot of 2,000 rows, then up to `most` changes. Same seed, same events."""
+    """A snapshot of `keys` rows, then up to `most` changes. Same seed, same events."""
 
-    def __init__(self, services: Endpoints, most: int = 300_000, seed: int = 5) -> None:
+    def __init__(self, services: Endpoints, most: int = 300_000, seed: int = 5, keys: int = KEYS) -> None:
         broker = services["kafka"].address
         self.table = f"t{uuid4().hex[:10]}"
         self.prefix = "chaos"
         self.topic = f"{self.prefix}.public.{self.table}"
-        base, moves = snapshot_of(KEYS, seed), changes(most, KEYS, seed + 1)
+        base, moves = snapshot_of(keys, seed), changes(most, keys, seed + 1)
         self._made = Changes(*(np.concatenate([a, b]) for a, b in zip(_columns(base), _columns(moves), strict=True)))
         url = services["registry"].url
         ids = (
