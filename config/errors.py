@@ -122,11 +122,14 @@ class KeyMoved(PipelineStopped):
 
 
 def exit_status(error: BaseException) -> int:
-    """The status of a worker that an error ended: 70 for a defect, 71 when memory ran out, 74 for a disk."""
+    """The status of a worker that an error ended: 70 for a defect, 71 when memory ran out, 74 for a disk, 75 for what
+    aiokafka calls retriable (a broker went away in the middle of a start)."""
     if isinstance(error, LakewardError):
         return error.exit_status
     if isinstance(error, MemoryError):
         return os.EX_OSERR
+    if getattr(error, "retriable", False):
+        return os.EX_TEMPFAIL
     return os.EX_IOERR if is_of_disk(error) else os.EX_SOFTWARE
 
 

@@ -32,6 +32,7 @@ from sinks.owners import Owner, owner_of
 _LOG = "_delta_log"
 _HINT = f"{_LOG}/_last_checkpoint"
 _CLASSIC = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10}))?\.parquet$")
+_MAPS = ("partitionValues", "configuration")
 _KINDS = ("protocol", "metaData", "txn", "add", "remove")
 _REBASES = 100
 """Commits of others that one of ours may be put behind, before it begins anew."""
@@ -252,4 +253,7 @@ def _lines(actions: Iterable[Action]) -> bytes:
 
 def _with_maps(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """An action of a checkpoint: Parquet's maps come as lists of pairs."""
-    return {**body, **{name: dict(body[name] or ()) for name in ("partitionValues", "configuration") if name in body}}
+    found = {**body, **{name: dict(body[name] or ()) for name in _MAPS if name in body}}
+    if "format" in body:
+        found["format"] = {**body["format"], "options": dict(body["format"].get("options") or ())}
+    return found

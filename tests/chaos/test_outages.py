@@ -14,7 +14,7 @@ from stack.worker_log import WorkerLog
 
 SAID_WITHIN = 60.0
 """Seconds from a fault to a line in the log that names it."""
-LASTS = 10.0
+LASTS = 7.0
 """Seconds."""
 FAULTY_SHARE = {"answers lost": 0.3, "objects hidden": 0.3}
 """Of all requests, so that some steps are passed; the others meet all."""

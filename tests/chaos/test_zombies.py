@@ -15,7 +15,7 @@ from chaos.pipeline import StoredPipeline
 from stack.worker_log import WorkerLog
 
 PUBLISHING = ("PUT ", "POST ", "DELETE ", "Kafka Produce", "Kafka OffsetCommit")
-SOME = 4
+SOME = 3
 
 
 def test_a_worker_that_froze_in_a_step_lands_nothing_twice(stored: StoredPipeline) -> None:

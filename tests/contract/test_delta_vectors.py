@@ -573,6 +573,26 @@ def test_checkpoints_are_written_and_the_log_is_readable_from_them_alone(tmp_pat
     assert committed(harness) == {TP0: parts[-1].next}
 
 
+def test_metadata_that_a_checkpoint_told_is_written_as_other_readers_expect_it(tmp_path: Path) -> None:
+    """Parquet's maps come as lists: a column that is added by a writer that began at a checkpoint."""
+    harness = vector_harness(tmp_path)
+    parts = updates(45)
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts)
+    DeltaTable(harness.path).create_checkpoint()
+    before = version(harness)
+    noted = changes([order("c", 999, note="new")], parts[-1].next, schema=ORDERS_WITH_NOTE)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(noted))
+    (metadata,) = kinds(harness, before + 1, "metaData")
+    told = {name: value for name, value in metadata.items() if value is not None}
+    assert told == kinds(harness, 0, "metaData")[0] | {
+        "schemaString": metadata["schemaString"],
+        "configuration": dict(DeltaTable(harness.path).metadata().configuration),
+    }
+    assert [row for row in harness.rows() if row.get("note")] == folded(noted)
+
+
 def test_writer_that_slept_while_its_log_was_cleaned_up_reads_it_anew(tmp_path: Path) -> None:
     harness = vector_harness(tmp_path)
     mine, more = inserts(0, 3), inserts(3, 1)

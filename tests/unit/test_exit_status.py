@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
+
 from config.errors import LakewardError, PipelineStopped, exit_status
 
 GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
@@ -31,6 +33,11 @@ def test_defects_and_lack_of_memory_or_disk_are_told_apart() -> None:
     assert exit_status(MemoryError()) == os.EX_OSERR
     assert exit_status(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == os.EX_IOERR
     assert exit_status(Exception("IO error: No space left on device: While appending")) == os.EX_IOERR
+
+
+def test_a_broker_that_went_away_is_told_from_one_that_refuses() -> None:
+    assert exit_status(NodeNotReadyError()) == os.EX_TEMPFAIL
+    assert exit_status(TopicAuthorizationFailedError()) == os.EX_SOFTWARE
 
 
 def test_the_documented_statuses_are_those_of_the_code() -> None:
