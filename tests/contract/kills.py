@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ from chaos.outside import Outside, kinds
 from sinks.base import Sink
 from sources.changes import ChangeBatch
 
+FEWER = 5
+"""Steps that a run may make fewer than another."""
 ALL = os.environ.get("STEPS") == "all"
 H = TypeVar("H", bound=SinkHarness)
 
@@ -74,10 +77,11 @@ def under_kills(
     once another worker, which takes up the index of the killed one, has written `after`; so is what `check` looks at.
     """
     outside = _outside()
+    places = count()
 
     def run(step: int | None, *, sent: bool = False) -> bool:
         """Whether the worker was killed."""
-        place = folder / f"{step}{'-sent' if sent else ''}"
+        place = folder / str(next(places))
         place.mkdir()
         outside.watch(place)
         harness = make(place)
@@ -103,7 +107,9 @@ def under_kills(
     assert lines, "no step was made"
     numbers = list(range(len(lines))) if ALL else [found[-1] for found in kinds(lines).values()]
     requests = [number for number in numbers if lines[number].split()[1].startswith(":")]
-    struck = [run(number) for number in numbers] + [run(number, sent=True) for number in requests]
+    # threads that write beside each other make some steps more or fewer from run to run
+    struck = [any(run(at) for at in range(number, max(-1, number - FEWER), -1)) for number in numbers]
+    struck += [run(number, sent=True) for number in requests]
     assert sum(struck) >= len(numbers) - len(requests)  # how often a request is tried may differ; the files don't
     return lines
 
