@@ -46,7 +46,8 @@ class Load:
             register(url, f"{self.topic}-value", envelope_schema(self.table)),
         )
         self._events = self._numbered(encode(self._made, self.table, *ids))
-        self._producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 5})
+        settings = {"enable.idempotence": True, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000}
+        self._producer = Producer({"bootstrap.servers": broker, **settings})
         admin = AdminClient({"bootstrap.servers": broker})
         admin.create_topics([NewTopic(self.topic, PARTITIONS, 1)])[self.topic].result(30)
         self._ends: Counter[int] = Counter()

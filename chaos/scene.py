@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +192,15 @@ class Scene:
         with suppress(ProcessLookupError):
             os.kill(self._pid(name), signal.SIGCONT)
 
-    def _throttle_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
-        self._misbehave("throttled", fault, later, over)
-
-    def _slow_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
-        self._misbehave("slow", fault, later, over)
-
-    def _lose_answers_of_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
-        self._misbehave("answers lost", fault, later, over)
-
-    def _hide_objects_of_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
-        self._misbehave("objects hidden", fault, later, over)
-
     def _misbehave(self, how: Misbehaviour, fault: Fault, later: Later, over: Callable[[], None]) -> None:
         service = self._unruly[fault.target]
         service.misbehave(how, fault.number / 100)
         later(fault.seconds, in_turn(service.behave, over))
+
+    _throttle_service = partialmethod(_misbehave, "throttled")
+    _slow_service = partialmethod(_misbehave, "slow")
+    _lose_answers_of_service = partialmethod(_misbehave, "answers lost")
+    _hide_objects_of_service = partialmethod(_misbehave, "objects hidden")
 
     def _pid(self, name: str) -> int:
         pid: int = statuses(self._state)[name]["pid"]

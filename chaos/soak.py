@@ -39,6 +39,7 @@ KEYS = 200_000
 PER_SECOND = 500
 SAMPLE_SECONDS = 5.0
 LIMIT = 1.1
+LAST_CHECKPOINT = "_last_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Observer:
         ends = self._pipeline.load.ends
         self._log.read()
         behind = max(sum(max(0, end - self._log.next.get(s, {}).get(tp, 0)) for tp, end in ends.items()) for s in SINKS)
-        process = self._process
+        process, lake = self._process, _files(self._pipeline.lake)
         with process.oneshot():
             times = process.cpu_times()
             return Sample(
@@ -105,39 +106,41 @@ class Observer:
                 cpu=round(times.user + times.system, 1),
                 handles=process.num_fds(),
                 threads=process.num_threads(),
-                rocksdb=round(sum(size for _, size in _files(self._pipeline.data)) / 1e6, 2),
-                files=len(_files(self._pipeline.lake)),
-                metadata=round(_metadata(self._pipeline.lake) / 1e6, 3),
+                rocksdb=round(sum(_files(self._pipeline.data).values()) / 1e6, 2),
+                files=len(lake),
+                metadata=round(_metadata(lake) / 1e6, 3),
                 behind=behind,
             )
 
 
-def _files(folder: Path) -> list[tuple[Path, int]]:
+def _files(folder: Path) -> dict[Path, int]:
     """Those under a folder, with their sizes."""
-    found = []
+    found = {}
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # the worker may remove it meanwhile
             if path.is_file():
-                found.append((path, path.stat().st_size))
+                found[path] = path.stat().st_size
     return found
 
 
-def _metadata(lake: Path) -> int:
+def _metadata(lake: dict[Path, int]) -> int:
     """Bytes of what a reader reads before all else: Iceberg's newest metadata file of each table, and the entries of
     Delta's logs since the last checkpoint."""
     newest: dict[Path, tuple[str, int]] = {}
+    checkpoints = {
+        path.parent: json.loads(path.read_text())["version"] for path in lake if path.name == LAST_CHECKPOINT
+    }
     entries = 0
-    for path, size in _files(lake):
+    for path, size in lake.items():
         if path.name.endswith(".metadata.json"):
             newest[path.parent] = max(newest.get(path.parent, ("", 0)), (path.name, size))
-        elif path.parent.name == "_delta_log" and path.suffix == ".json" and int(path.stem) > _checkpoint(path.parent):
+        elif (
+            path.parent.name == "_delta_log"
+            and path.suffix == ".json"
+            and int(path.stem) > checkpoints.get(path.parent, -1)
+        ):
             entries += size
     return entries + sum(size for _, size in newest.values())
-
-
-def _checkpoint(log: Path) -> int:
-    last = log / "_last_checkpoint"
-    return int(json.loads(last.read_text())["version"]) if last.exists() else -1
 
 
 def growth(samples: Sequence[Sample], name: str) -> float:

@@ -12,6 +12,7 @@ from faust.tables.globaltable import GlobalTable
 from yarl import URL
 
 from config.errors import is_of_disk
+from tables.rocksdb import entries_from, is_in_use
 
 log = structlog.get_logger("lakeward.tables")
 
@@ -23,12 +24,14 @@ class Files(rocksdb.Store):
         try:
             database = super()._open_for_partition(partition)
         except Exception as error:  # rocksdict raises plain Exception
-            if "lock" in str(error).lower() or is_of_disk(error):
+            if is_in_use(error) or is_of_disk(error):
                 raise
             return self._begun_anew(partition, error)
-        if (damage := _damage(database)) is not None:
+        try:
+            entries_from(database, b"")  # a row per partition and sink: few enough to be read for a look
+        except Exception as error:  # as above
             database.close()
-            return self._begun_anew(partition, damage)
+            return self._begun_anew(partition, error)
         return database
 
     def _begun_anew(self, partition: int, damage: Exception) -> Any:
@@ -66,18 +69,3 @@ def give_up_files(table: Any) -> None:
     for partition in list(databases):
         with suppress(Exception):  # it can't be written to
             databases.pop(partition).close()
-
-
-def _damage(database: Any) -> Exception | None:
-    """What keeps a database's entries from being read. The tables are small: a row per partition and sink."""
-    entries = database.iter()
-    try:
-        entries.seek_to_first()
-        while entries.valid():
-            entries.next()
-        entries.status()  # damage ends an iteration like the end of the data does
-    except Exception as error:
-        return error
-    finally:
-        del entries  # it holds the database's lock
-    return None

@@ -31,6 +31,7 @@ from rocksdict import (
 )
 
 from config.errors import ConfigurationError, Unavailable, is_of_disk
+from tables.rocksdb import entries_from, is_in_use
 
 log = structlog.get_logger("lakeward.index")
 
@@ -129,18 +130,8 @@ class IndexDatabase:
         """All entries whose key begins with `prefix`, in order."""
         options = ReadOptions()
         options.set_iterate_upper_bound(_after(prefix))
-        found = []
         with self._sound(generation) as db:
-            entries = db.iter(options)
-            try:
-                entries.seek(prefix)
-                while entries.valid():
-                    found.append((entries.key(), entries.value()))
-                    entries.next()
-                entries.status()  # damage ends an iteration like the end of the data does
-            finally:
-                del entries  # an error's traceback would hold it, and it the database's lock
-        return found
+            return entries_from(db, prefix, options)
 
     @contextmanager
     def _sound(self, generation: int) -> Iterator[Rdict]:
@@ -199,7 +190,7 @@ class IndexDatabase:
             db.close()
             return self._anew()
         except Exception as error:  # rocksdict raises plain Exception; whatever else is wrong with a cache, begin anew
-            if "lock file" in str(error) or "lock hold by current process" in str(error):
+            if is_in_use(error):
                 raise ConfigurationError(
                     f"the key index at {self.path} is in use by another process: give each worker a data folder of"
                     " its own (CDC_DATA_DIR)"
