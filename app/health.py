@@ -1,7 +1,8 @@
 """What a pipeline stands on, and whether each of it answers: for `cdc health`.
 
 Every check is bounded by `TIMEOUT_SECONDS` and they run side by side, so a machine that swallows packets costs one
-timeout. A component is `up`, or `down` with the reason in its `detail`.
+timeout; the time that a busy machine takes to load libraries isn't part of it. A component is `up`, or `down` with the
+reason in its `detail`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import httpx
 
-from config.errors import LakewardError
+from config.errors import ConfigurationError, LakewardError
 from config.masking import mask_text
 from config.pipeline import PipelineConfig, SinkConfig
 from config.platform import ConnectorConfig, KafkaConfig, PlatformConfig
@@ -53,7 +55,17 @@ class Down(LakewardError):
 
 async def components(platform: PlatformConfig, pipeline: PipelineConfig | None = None) -> tuple[Component, ...]:
     """The state of every part, those of the pipeline too if one is given."""
-    return tuple(await asyncio.gather(*(_look(check) for check in checks(platform, pipeline))))
+    found = checks(platform, pipeline)
+    if pipeline is not None:
+        _load(pipeline)
+    return tuple(await asyncio.gather(*(_look(check) for check in found)))
+
+
+def _load(pipeline: PipelineConfig) -> None:
+    for sink in pipeline.sinks:
+        with suppress(ConfigurationError):  # its own check tells
+            for plan in plan_tables(pipeline, {sink.sink_id}):
+                plan.load()
 
 
 def checks(platform: PlatformConfig, pipeline: PipelineConfig | None) -> list[Check]:

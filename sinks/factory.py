@@ -33,6 +33,15 @@ class TablePlan:
         """Age of the oldest row at which a commit is due."""
         return self.settings.flush_interval_seconds
 
+    def load(self) -> None:
+        """Import what `create` needs: seconds of CPU, which a caller with a deadline spends before it."""
+        if isinstance(self.settings, IcebergConfig):
+            import sinks.iceberg.sink
+        elif self.settings.has_vectors:
+            import sinks.delta.vector_sink
+        else:
+            import sinks.delta.sink  # noqa: F401 (as above: for what it loads)
+
     def create(self, worker_folder: Path) -> Sink:
         """The sink of this table; local state lives in the worker's folder."""
         if isinstance(self.settings, IcebergConfig):

@@ -52,6 +52,7 @@ class WorkerProcess:
         self.web_port = web_port
         self._environment = {
             **os.environ,
+            "PYTHONFAULTHANDLER": "1",
             "CDC_PIPELINE": str(pipeline),
             "CDC_PLATFORM": str(platform),
             "CDC_DATA_DIR": str(data_dir),
@@ -107,7 +108,7 @@ class WorkerProcess:
         os.kill(self.pid, signal.SIGTERM)
 
     def terminate(self, timeout: float = 30.0) -> int:
-        """SIGTERM, and wait; returns the exit status."""
+        """SIGTERM, and wait; returns the exit status. TimeoutError, with the end of its log, if it doesn't end."""
         return self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> int:
@@ -130,10 +131,13 @@ class WorkerProcess:
             process.send_signal(number)
         try:
             return process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as late:
+            process.send_signal(signal.SIGABRT)  # it logs the stacks of its threads
+            time.sleep(1)
             process.kill()
             process.wait(10)
-            raise
+            what = f"the worker hadn't ended {timeout:.0f} s after {number.name}"
+            raise TimeoutError(f"{what}; {self.log} ends with:\n{self.tail(100)}") from late
 
     def events(self, name: str | None = None) -> Iterator[dict[str, Any]]:
         """The log events written since the last `start`, oldest first."""

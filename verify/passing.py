@@ -51,6 +51,8 @@ class Passing:
         self._connect = connect
         self._timeout = timeout
         self._say = say
+        self._passed: Position | None = None
+        """Up to where all changes are known to be in Kafka."""
 
     async def ends(self, topics: Sequence[str]) -> Ends:
         """The topics' ends as they are now."""
@@ -58,6 +60,12 @@ class Passing:
 
     async def sent(self, position: Position) -> Ends:
         """End offsets of the pipeline's topics before which all changes up to `position` lie."""
+        if self._passed is None or self._passed < position:
+            self._passed = await self._passing(position)
+        return await self.ends(self._pipeline.topics)
+
+    async def _passing(self, position: Position) -> Position:
+        """Wait until all changes up to `position` are in Kafka; up to where they are."""
         wait = _Wait(self._timeout, self._say)
         topics = self._pipeline.topics
         ends = await self.ends(topics)
@@ -66,7 +74,7 @@ class Passing:
             offsets = await self._offsets()
             stored = self._stored(offsets or ())
             if stored is not None and stored >= position:
-                return await self.ends(topics)
+                return stored
             found = await self.ends(topics)
             if offsets is not None and stored is None:
                 # the database may have sent its whole log to a connector that is still to read the tables
@@ -77,7 +85,7 @@ class Passing:
                 kept = f"; it has kept {stored.text} of {position.text}" if stored else ""
                 await wait.on(f"the connector is still reading the source's log{kept}")
             elif monotonic() - still_since >= QUIET_SECONDS:
-                return ends
+                return position
             else:
                 await wait.on("the topics have just grown")
 

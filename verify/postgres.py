@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -26,6 +27,9 @@ _PAGE = 8192
 _HEADERS = (24, 40)
 """Bytes of a log page, and of the headers at the start of a page and of a segment."""
 
+Connect = Callable[[], Awaitable[Any]]
+"""Opens one more connection."""
+
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 
 _SENT = """
@@ -37,30 +41,34 @@ _SENT = """
 class PostgresReader:
     """See `verify.source.SourceReader`."""
 
-    def __init__(self, connection: Any, source: SourceConfig, where: str) -> None:
+    def __init__(self, connection: Any, source: SourceConfig, where: str, connect: Connect) -> None:
         self._connection = connection
         self._source = source
         self._where = where
+        self._connect = connect
+        self._written_out: Position | None = None
 
     @classmethod
     async def connect(cls, source: SourceConfig) -> PostgresReader:
         """Connect as the pipeline's user."""
         where = f"PostgreSQL at {source.host}:{source.port}, database {source.database}"
+        connect = partial(
+            asyncpg.connect,
+            host=source.host,
+            port=source.port,
+            user=source.username,
+            password=source.password.get_secret_value(),
+            database=source.database,
+            timeout=15,
+            server_settings=SESSION,
+        )
         try:
-            connection = await asyncpg.connect(
-                host=source.host,
-                port=source.port,
-                user=source.username,
-                password=source.password.get_secret_value(),
-                database=source.database,
-                timeout=15,
-                server_settings=SESSION,
-            )
+            connection = await connect()
         except (OSError, TimeoutError) as error:
             raise Unavailable(f"{where}: {error}") from error
         except asyncpg.PostgresError as error:
             raise ConfigurationError(f"{where}: {error}") from error
-        return cls(connection, source, where)
+        return cls(connection, source, where, connect)
 
     async def rows(self, table: str) -> int:
         with self._asking(table):
@@ -91,7 +99,21 @@ class PostgresReader:
     async def all_sent(self, position: Position) -> bool:
         """Whether the slot's walsender has sent the log up to there."""
         with self._asking("pg_stat_replication"):
-            return bool(await self._connection.fetchval(_SENT, self._source.slot_name, _lsn(position.value[0])))
+            sent = bool(await self._connection.fetchval(_SENT, self._source.slot_name, _lsn(position.value[0])))
+        if not sent and self._written_out != position:
+            self._written_out = position
+            await self._write_log_out()
+        return sent
+
+    async def _write_log_out(self) -> None:
+        """Commit a transaction that changes nothing. What reading logs (pruned pages, hint bits under checksums) is
+        written out, and so sent, with the next commit; a quiet server may take 15 s to log something by itself."""
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            connection = await self._connect()
+            try:
+                await connection.execute("SELECT txid_current()")
+            finally:
+                await connection.close()
 
     def stored(self, offset: Mapping[str, Any]) -> Position | None:
         lsn = offset.get("lsn")

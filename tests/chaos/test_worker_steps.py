@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 
 import pytest
 from test_two_workers import alone
@@ -32,6 +33,8 @@ class Steps:
         self.chaos = chaos
         self.outside = Outside(chaos.folder / "outside", chaos.data, chaos.lake)
         self.worker = chaos.worker("struck", self.outside.environment)
+        self.ending = False
+        """Whether the worker had been told to end when it came to the last step that was struck."""
         self.seen = self._seen()
 
     def _seen(self) -> dict[str, int]:
@@ -54,9 +57,18 @@ class Steps:
         """Start a worker that gets the signal at a step of a kind, be it while it ends; whether it came to that."""
         self.outside.arm(number, signum, after=after, only=kind)
         self.worker.start()
-        status = self.worker.terminate() if self._work() else None
-        assert self.outside.struck or status == 0, self.worker.tail()
+        self.ending = self._work()
+        if self.ending:
+            self._end()
         return self.outside.struck
+
+    def _end(self) -> None:
+        """SIGTERM; wait until the worker has ended well, or has come to the step (one that froze there doesn't end)."""
+        self.worker.signal_end()
+        deadline = time.monotonic() + 40
+        while self.worker.running() and not self.outside.struck and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.outside.struck or self.worker.wait(0) == 0, self.worker.tail()
 
     def _work(self) -> bool:
         """Let the worker catch up thrice, so that there are commits between which it goes on; whether it came to the

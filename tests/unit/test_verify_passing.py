@@ -25,6 +25,9 @@ class Source:
     def __init__(self, *answers: bool) -> None:
         self._answers = list(answers)
 
+    def answer(self, *, sent: bool) -> None:
+        self._answers = [sent]
+
     async def all_sent(self, position: Position) -> bool:
         assert position == HERE
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -91,6 +94,20 @@ NO_POSITION = "the connector has kept no position yet, so its first snapshot isn
 )
 async def test_what_is_sent_is_known(source: Source, monitor: Monitor, connect: Connect, end: int) -> None:
     assert await waiting(source, monitor, connect).sent(HERE) == {TP: end}
+
+
+async def test_a_position_that_is_known_to_have_passed_is_not_waited_for_again() -> None:
+    asked = Source(True)
+    wait = waiting(asked, Monitor(7), Connect([{"lsn": 5}]))
+    assert await wait.sent(HERE) == {TP: 7}
+    asked.answer(sent=False)
+    assert await wait.sent(Position((99,), "before")) == await wait.sent(HERE) == {TP: 7}
+    with pytest.raises(AssertionError):  # a later one is asked for
+        await wait.sent(Position((101,), "later"))
+
+    kept = waiting(Source(False), Monitor(7), Connect([{"lsn": 150}], Unavailable("away")))
+    for lsn in (100, 120, 150):
+        assert await kept.sent(Position((lsn,), "")) == {TP: 7}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import pyarrow as pa
 import pytest
 
@@ -25,7 +26,7 @@ NOWHERE: Any = None
 
 
 def test_a_position_of_postgresql_is_behind_what_the_connector_keeps_only_when_all_before_it_is_through() -> None:
-    reader = PostgresReader(NOWHERE, NOWHERE, "")
+    reader = PostgresReader(NOWHERE, NOWHERE, "", NOWHERE)
     here = postgres._position(postgres._number("0/271F8D0"))
     assert here.text == "LSN 0/271F8D0"
     for lsn, passed in ((here.value[0] - 1, False), (here.value[0], False), (here.value[0] + 1, True)):
@@ -34,6 +35,41 @@ def test_a_position_of_postgresql_is_behind_what_the_connector_keeps_only_when_a
         assert (stored >= here) is passed
     assert reader.stored({"lsn": 10**9, "snapshot": "INITIAL"}) is None
     assert reader.stored({}) is None
+
+
+class Server:
+    """PostgreSQL with answers to a connection's questions; keeps what is executed."""
+
+    def __init__(self, *answers: bool, full: bool = False) -> None:
+        self._answers = iter(answers)
+        self._full = full
+        self.executed: list[str] = []
+
+    async def connect(self) -> Any:
+        if self._full:
+            raise asyncpg.TooManyConnectionsError("too many clients")
+        return self
+
+    async def fetchval(self, *_: object) -> bool:
+        return next(self._answers)
+
+    async def execute(self, statement: str) -> None:
+        self.executed.append(statement)
+
+    async def close(self) -> None:
+        self.executed.append("closed")
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_log_that_nobody_writes_out_is_written_out_once_for_a_position(full: bool) -> None:
+    server = Server(False, False, True, True, False, full=full)
+    reader = PostgresReader(server, SimpleNamespace(slot_name="shop"), "", server.connect)  # type: ignore[arg-type]
+    first, second = (postgres._position(postgres._number(lsn)) for lsn in ("0/271F8D0", "0/271F9D0"))
+    assert [await reader.all_sent(first) for _ in range(4)] == [False, False, True, True]
+    once = [] if full else ["SELECT txid_current()", "closed"]
+    assert server.executed == once
+    assert not await reader.all_sent(second)
+    assert server.executed == 2 * once
 
 
 @pytest.mark.parametrize(
@@ -123,7 +159,7 @@ def test_zero_dates_are_what_debezium_makes_of_them(
 
 
 def test_a_table_that_was_made_under_other_settings_is_not_compared() -> None:
-    reader = PostgresReader(NOWHERE, NOWHERE, "")
+    reader = PostgresReader(NOWHERE, NOWHERE, "", NOWHERE)
     assert reader.reading(column("postgres", "date"), pa.date32()) is not None
     assert reader.reading(column("postgres", "date"), pa.string()) is None
     assert reader.reading(column("postgres", "date", misfit="text"), pa.string()) is not None
@@ -143,7 +179,7 @@ def lake(*fields: tuple[str, pa.DataType]) -> LakeVersion:
     return LakeVersion(pa.schema(fields), {}, 0, lambda _: iter(()), "t", False)
 
 
-SOURCE = PostgresReader(NOWHERE, NOWHERE, "")
+SOURCE = PostgresReader(NOWHERE, NOWHERE, "", NOWHERE)
 
 
 def table(*columns: tuple[str, str], key: tuple[str, ...] = ("id",)) -> SourceTable:

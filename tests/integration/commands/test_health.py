@@ -24,7 +24,7 @@ def test_all_parts_of_a_deployed_pipeline_are_up(bench: Workbench) -> None:
 
     assert bench.cdc("deploy").code == 0
     code, parts = report(bench)
-    assert (code, parts["healthy"]) == (0, True), parts
+    assert (code, parts["healthy"]) == (0, True), json.dumps(parts, indent=2)
     assert list(parts) == ["kafka", "registry", "connect", connector, "source", "sink lake", "healthy"]
     assert "task 0 RUNNING" in parts[connector]["detail"]
     assert parts["source"]["detail"].startswith("PostgreSQL 15")
