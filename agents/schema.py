@@ -140,6 +140,9 @@ def register_schema_agent(
             try:
                 await watch.look()
             except Exception as error:
+                if app.should_stop:
+                    log.info("schema.not_looked_at", reason="the worker ends", error=repr(error))
+                    return  # the client is closed while it looks
                 await pipeline().fail(error, agent=AGENT_NAME)
                 raise
 

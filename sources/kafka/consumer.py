@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import aiokafka
+import structlog
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -34,6 +35,8 @@ from sources.kafka.chunks import build_chunk
 from sources.kafka.group_errors import group_error
 from sources.kafka.record_batches import unpack_by_batch
 
+log = structlog.get_logger("lakeward.consumer")
+
 FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold a fetch for `fetch_min_bytes` (1): idle partitions cost ten requests a second."""
 
@@ -42,6 +45,9 @@ FETCH_MAX_BYTES = 16 << 20
 
 GROUP_CHECK_SECONDS = 1.0
 """How often the group's coordination is asked for errors."""
+
+LEAVING_SECONDS = 3.0
+"""How long a worker that ends waits for a rebalance."""
 
 
 class Positioning(NamedTuple):
@@ -106,6 +112,15 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             return None
         position: int | None = assignment.assignment.state_value(driver.ensure_aiokafka_TP(tp))._position
         return position
+
+    async def on_thread_stop(self) -> None:
+        """Let go of the group, within `LEAVING_SECONDS`: a rebalance that is under way waits for the other members, or
+        for a callback whose next call into this thread nobody takes any more, and aiokafka's stop waits for it."""
+        try:
+            async with asyncio.timeout(LEAVING_SECONDS):
+                await super().on_thread_stop()
+        except TimeoutError:
+            log.warning("consumer.cut_off", reason=f"a rebalance was still under way after {LEAVING_SECONDS:g} s")
 
     async def raise_group_error(self) -> None:
         """Raise the error for which the group's coordination waits, if there is one."""

@@ -13,13 +13,14 @@ import httpx
 import pytest
 
 from chaos.load import Load
-from chaos.pipeline import ChaosPipeline
+from chaos.pipeline import SESSION_TIMEOUT, ChaosPipeline
 from config.pipeline import PipelineConfig
 from sinks.factory import plan_tables
 from stack.gate import Gate
 from stack.manager import Endpoint, Endpoints
 from stack.places import bucket, storage_options
 from stack.worker import WorkerProcess
+from stack.worker_log import WorkerLog
 from verify.lake import read_sink_table
 
 LATE = {"batch_size": 1_000_000, "flush_interval_seconds": 600}
@@ -137,3 +138,26 @@ class SwallowedPipeline(ChaosPipeline):
         options = storage_options(replace(self._store, url=f"http://127.0.0.1:{self._gate.port}"))
         uri = f"{bucket(self._store)}/gate/{self.load.table}"
         return [{"sink_id": "delta", "sink_type": "delta", "delta": {"table_uri": uri, "storage_options": options}}]
+
+
+def test_a_worker_ends_while_its_group_waits_for_a_member_that_froze(chaos: ChaosPipeline) -> None:
+    """A rebalance may take as long as a session does: an orchestrator doesn't wait for that."""
+    platform = chaos.folder / "platform.yaml"
+    platform.write_text(platform.read_text().replace(f": {SESSION_TIMEOUT}", ": 60"))
+    worker, frozen, new = (chaos.worker(name) for name in ("worker", "frozen", "new"))
+    chaos.load.send(500)
+    worker.start()
+    chaos.catch_up(WorkerLog(worker))
+    frozen.start()
+    frozen.wait_for(lambda: list(frozen.events("pipeline.partitions_assigned")), "its partitions")
+    begun = sum(1 for _ in worker.events("pipeline.partitions_revoked"))
+    frozen.freeze()
+    new.start()
+    worker.wait_for(lambda: sum(1 for _ in worker.events("pipeline.partitions_revoked")) > begun, "a rebalance")
+    assert worker.terminate() == 0
+    assert list(worker.events("consumer.cut_off"))
+    assert last_line(worker) == {"event": "worker.ended", "exit_status": 0, "reason": "SIGTERM"}
+    frozen.thaw()
+    assert frozen.terminate() == 0
+    assert new.terminate() == 0
+    chaos.assert_tables_exact()
