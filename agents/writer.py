@@ -276,8 +276,8 @@ class TableWriter:
         try:
             hurried = self.buffered_rows >= self.policy.batch_size
             await self._call(partial(self.sink.tidy, hurried=hurried), "tidy")
-        except (Unavailable, ConfigurationError) as error:
-            log.warning("sink.not_tidied", writer=self.name, error=str(error))
+        except (Unavailable, ConfigurationError, MemoryError) as error:
+            log.warning("sink.not_tidied", writer=self.name, error=str(error) or repr(error))
 
     async def _is_due(self) -> bool:
         """Wait until a commit is due; False when nothing is left of a writer that takes nothing more."""

@@ -48,6 +48,7 @@ class Watched(MemorySink):
         super().__init__(Target("p", "s", ("t",), "table"), "append", store)
         self.batches: list[Batch] = []
         self.fail: list[Exception] = []
+        self.untidy: list[Exception] = []
         self.before: Callable[[], None] = lambda: None
 
     def write(self, batch: Batch) -> Receipt:
@@ -56,6 +57,10 @@ class Watched(MemorySink):
         if self.fail:
             raise self.fail.pop(0)
         return super().write(batch)
+
+    def tidy(self, *, hurried: bool = False) -> None:
+        if self.untidy:
+            raise self.untidy.pop(0)
 
 
 class Harness:
@@ -152,6 +157,24 @@ async def test_after_a_commit_the_next_one_pauses_so_that_chunks_gather() -> Non
         commit = await asyncio.wait_for(h.commits.get(), 5)
         assert commit.ranges[TP] == (1, 3)
         assert time.monotonic() - started > 0.15
+
+
+@pytest.mark.parametrize("error", [Unavailable("the store is away"), pa.ArrowMemoryError("malloc of size 9 failed")])
+async def test_upkeep_that_fails_does_not_keep_changes_from_being_written(error: Exception) -> None:
+    async with running(batch_size=1) as h:
+        h.sink.untidy = [error]
+        for offset in (0, 1):
+            h.writer.add(*chunk(offset, 1))
+            await asyncio.wait_for(h.commits.get(), 5)
+        assert (h.ids(), h.sink.untidy) == ([0, 1], [])
+        assert h.failures.empty()
+
+
+async def test_a_defect_in_upkeep_ends_the_writer() -> None:
+    async with running(batch_size=1) as h:
+        h.sink.untidy = [KeyError("a defect")]
+        h.writer.add(*chunk(0, 1))
+        assert isinstance(await asyncio.wait_for(h.failures.get(), 5), KeyError)
 
 
 async def test_memory_that_runs_short_ends_the_pause() -> None:
