@@ -37,8 +37,9 @@ from sources.kafka.record_batches import unpack_by_batch
 
 log = structlog.get_logger("lakeward.consumer")
 
-FETCH_MAX_WAIT_MS = 100
-"""How long the broker may hold a fetch for `fetch_min_bytes` (1): idle partitions cost ten requests a second."""
+FETCH_MAX_WAIT_MS, FETCH_MIN_BYTES = 100, 64 << 10
+"""How long the broker may hold a fetch, and what it waits for: a trickle of changes comes in ten fetches a second. Each
+chunk costs milliseconds in every sink, however few records it has."""
 
 FETCH_MAX_BYTES = 16 << 20
 """Most bytes that one broker's response may bring over all partitions."""
@@ -89,8 +90,9 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # Faust hard-wires the first two; there is no setting for them.
+        # Faust hard-wires the first three; there is no setting for them.
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        consumer._fetch_min_bytes = FETCH_MIN_BYTES
         consumer._fetch_max_bytes = FETCH_MAX_BYTES
         # A silent reset would jump over records that no sink has: out-of-range offsets must surface.
         consumer._auto_offset_reset = "none"
