@@ -165,17 +165,14 @@ def changes(count: int, keys: int, seed: int = 9) -> Changes:
     return Changes(ops, ids, rng.integers(-(10**9), 10**9, count), rng.integers(0, 4, count))
 
 
-def encode(
-    made: Changes, table: str, key_id: int, value_id: int, note: bytes = b"twelve bytes"
-) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """(partition, key, value) of each record, tombstones included. `note`: a column that all rows have in common."""
+def encode(made: Changes, table: str, key_id: int, value_id: int) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """(partition, key, value) of each record, tombstones included."""
     key_prefix = b"\x00" + key_id.to_bytes(4, "big")
     value_prefix = b"\x00" + value_id.to_bytes(4, "big")
     source_head = _text(b"3.7.0.Final") + _text(b"postgresql") + _text(b"bench")
     source_tail = b"\x00" + _text(b"bench") + b"\x02" + _text(b'["27738480","27738544"]')
     table_names = _text(b"public") + _text(table.encode())
     statuses = [b"\x02" + _text(status) for status in STATUSES]
-    noted = b"\x02" + _text(note)
     source = b""
     for n, (op, key, cents, status) in enumerate(
         zip(made.ops.tolist(), made.ids.tolist(), made.cents.tolist(), made.statuses.tolist(), strict=True)
@@ -199,6 +196,6 @@ def encode(
             continue
         image = (
             _long(key) + _text(b"owner-%07d" % key) + b"\x02" + _text(cents.to_bytes(6, "big", signed=True))
-            + statuses[status] + updated + noted
+            + statuses[status] + updated + b"\x02\x18twelve bytes"
         )  # fmt: skip
         yield key % PARTITIONS, encoded_key, value_prefix + b"\x00\x02" + image + source + b"\x02" + op + tail

@@ -31,11 +31,9 @@ class Sent:
 
 
 class Load:
-    """A snapshot of `keys` rows, then up to `most` changes. Same seed, same events. `note`: a column of each row."""
+    """A snapshot of `keys` rows, then up to `most` changes. Same seed, same events."""
 
-    def __init__(
-        self, services: Endpoints, most: int = 300_000, seed: int = 5, keys: int = KEYS, note: bytes = b"twelve bytes"
-    ) -> None:
+    def __init__(self, services: Endpoints, most: int = 300_000, seed: int = 5, keys: int = KEYS) -> None:
         broker = services["kafka"].address
         self.table = f"t{uuid4().hex[:10]}"
         self.prefix = "chaos"
@@ -47,7 +45,7 @@ class Load:
             register(url, f"{self.topic}-key", KEY_SCHEMA),
             register(url, f"{self.topic}-value", envelope_schema(self.table)),
         )
-        self._events = self._numbered(encode(self._made, self.table, *ids, note))
+        self._events = self._numbered(encode(self._made, self.table, *ids))
         settings = {"enable.idempotence": True, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000}
         self._producer = Producer({"bootstrap.servers": broker, **settings})
         admin = AdminClient({"bootstrap.servers": broker})

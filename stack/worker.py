@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -123,16 +122,6 @@ class WorkerProcess:
     def thaw(self) -> None:
         """SIGCONT after `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
-
-    def limit_memory(self, size: int | None) -> None:
-        """RLIMIT_AS of the started worker: bytes of address space from now on; None takes the limit away."""
-        bound = resource.RLIM_INFINITY if size is None else size
-        resource.prlimit(self.pid, resource.RLIMIT_AS, (bound, resource.RLIM_INFINITY))
-
-    def memory(self, name: str) -> int:
-        """Bytes, by a name out of /proc/PID/status: VmSize, VmPeak, VmRSS, VmHWM."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:"))
 
     def _end(self, number: signal.Signals, timeout: float) -> int:
         process = self._process
