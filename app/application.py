@@ -21,6 +21,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from faust.types import TP
 
 from agents.pipeline import Pipeline
+from app import memory
 from app.boot import Arrival, WaitingBoot, collect_garbage_rarely
 from app.worker_dir import WorkerDir
 from config.errors import ConfigurationError, PipelineStopped
@@ -102,7 +103,9 @@ class LakewardApp(faust.App):
     async def _reach_everything(self) -> None:
         try:
             await self._reach_broker()
-            await self.running_pipeline().start()
+            pipeline = self.running_pipeline()
+            await pipeline.start()
+            memory.check(tables=len(set(pipeline.writers.values())))
             collect_garbage_rarely()
         except Exception as error:
             await self.running_pipeline().fail(error)

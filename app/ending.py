@@ -16,7 +16,7 @@ from typing import NoReturn
 import faust
 import structlog
 
-from config.errors import exit_status
+from config.errors import exit_status, last_words
 
 log = structlog.get_logger("lakeward.worker")
 
@@ -65,9 +65,7 @@ class LakewardWorker(faust.Worker):
         error = self.crash_reason or end.__context__
         if isinstance(error, Exception | MemoryError):
             status = exit_status(error)
-            log.critical(
-                "worker.ended", exit_status=status, reason=type(error).__name__, error=str(error) or repr(error)
-            )
+            log.critical("worker.ended", exit_status=status, reason=type(error).__name__, error=last_words(error))
             return status
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         log.info("worker.ended", exit_status=status, reason=self._ended_by.name if self._ended_by else "stopped")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import structlog
 from deltalake import DeltaTable, QueryBuilder
 
-from benchmarks.long import TOPIC, Accounts, Scenario
+from benchmarks.long import TOPIC, Accounts, Scenario, settle
 from config.pipeline import DeltaConfig
 from sinks.base import Target
 from sinks.delta.sink import DeltaSink
@@ -43,6 +43,7 @@ def run(folder: Path, upserts: Literal["merge", "deletion_vectors"], keys: int, 
         for first in range(0, keys, LOAD):
             sink.write(accounts.load(first, min(LOAD, keys - first)))
             sink.tidy()
+        settle(sink, lambda: DeltaTable(folder / "table").version())
         cpu, wall, written, sizes = 0.0, 0.0, 0, _sizes(folder / "table")
         for _ in range(commits):
             batch = accounts.changes(changes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pymysql
 from deltalake import DeltaTable, write_deltalake
 
+from benchmarks.measure import Watch
 from config.pipeline import PipelineConfig
 from config.platform import PlatformConfig
 from sinks.factory import TablePlan, plan_tables
@@ -34,7 +34,7 @@ from stack.manager import Endpoint, running_stack
 from verify.columns import source_columns
 from verify.events import Events
 from verify.lake import LakeVersion, open_lake
-from verify.look import Limits, Pair, look
+from verify.look import Limits, Pair, Wanted, look
 from verify.passing import Ends, Passing
 from verify.source import SourceReader, SourceTable, connect_source, source_table
 
@@ -193,11 +193,12 @@ async def measure(config: PipelineConfig, sink_id: str) -> dict[str, Any]:
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731, T201
     passing = cast("Passing", AtRest())
     pair = Pair(plan, plan.target.topics[0], table, source, passing, Events(config, PlatformConfig()), say)
-    before = _peak()
+    memory = Watch()  # getrusage would report the peak of the parent, from before the exec
+    before = memory.peak_rss_mb()
     began = monotonic()
-    found = whole = await look(pair, None, Limits(20, 0), lambda _look, _differing: None)
+    found = whole = await look(Wanted(pair), Limits(20, 0))
     if found.differences:
-        found = await look(pair, found, Limits(20, 0), lambda _look, _differing: None)
+        found = await look(Wanted(pair, found), Limits(20, 0))
     seconds = monotonic() - began
     await source.close()
     return {
@@ -206,13 +207,9 @@ async def measure(config: PipelineConfig, sink_id: str) -> dict[str, Any]:
         "counts": found.counts,
         "seconds": round(seconds, 1),
         "rows_per_s": round(whole.rows[0] / seconds),
-        "MB before": before,
-        "MB peak": _peak(),
+        "MB before": round(before),
+        "MB peak": round(memory.peak_rss_mb()),
     }
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def in_child(config: PipelineConfig, sink_id: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Seeded Debezium events (Avro, Confluent wire format) on four partitions, and the table that must come of them.
 
-`appends`: inserts only. `accounts`: a snapshot of `keys` rows, then `changes` changes: half updates, a tenth deletes
-(each followed by its tombstone, as Debezium sends them), the rest inserts; keys of updates and deletes are Zipfian
+`appends`: inserts only. `accounts`: a snapshot of `keys` rows, then `changes` changes: inserts, and five updates for
+each delete (which is followed by its tombstone, as Debezium sends them); keys of updates and deletes are Zipfian
 (s = 1), and a deleted key that is hit again comes back as an insert.
 """
 
@@ -142,11 +142,12 @@ def snapshot(keys: int, seed: int = 8) -> Changes:
     return Changes(np.full(keys, b"r"), made.ids, made.cents, made.statuses)
 
 
-def changes(count: int, keys: int, seed: int = 9) -> Changes:
-    """`count` changes onto the snapshot of `keys` rows."""
+def changes(count: int, keys: int, seed: int = 9, *, inserts: float = 0.4) -> Changes:
+    """`count` changes onto the snapshot of `keys` rows; such a share of them are inserts of new keys."""
     rng = np.random.default_rng(seed)
     kind = rng.random(count)
-    ops = np.where(kind < 0.5, b"u", np.where(kind < 0.6, b"d", b"c"))
+    old = 1 - inserts
+    ops = np.where(kind < old * 5 / 6, b"u", np.where(kind < old, b"d", b"c"))
     # log-uniform ranks are Zipfian with s = 1; the permutation scatters hot keys over partitions and files
     ranks = np.minimum((np.exp(rng.random(count) * np.log(keys)) - 1).astype(np.int64), keys - 1)
     ids = rng.permutation(keys)[ranks] + 1
@@ -154,8 +155,7 @@ def changes(count: int, keys: int, seed: int = 9) -> Changes:
     ids[fresh] = keys + 1 + np.arange(int(fresh.sum()))
     # an update or delete of a key that is gone brings it back
     alive = np.ones(keys + 1, dtype=bool)
-    old = np.flatnonzero(~fresh)
-    for index in old:
+    for index in np.flatnonzero(~fresh):
         key = ids[index]
         if not alive[key]:
             ops[index] = b"c"
@@ -165,14 +165,17 @@ def changes(count: int, keys: int, seed: int = 9) -> Changes:
     return Changes(ops, ids, rng.integers(-(10**9), 10**9, count), rng.integers(0, 4, count))
 
 
-def encode(made: Changes, table: str, key_id: int, value_id: int) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """(partition, key, value) of each record, tombstones included."""
+def encode(
+    made: Changes, table: str, key_id: int, value_id: int, note: bytes = b"twelve bytes"
+) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """(partition, key, value) of each record, tombstones included. `note`: a column that all rows have in common."""
     key_prefix = b"\x00" + key_id.to_bytes(4, "big")
     value_prefix = b"\x00" + value_id.to_bytes(4, "big")
     source_head = _text(b"3.7.0.Final") + _text(b"postgresql") + _text(b"bench")
     source_tail = b"\x00" + _text(b"bench") + b"\x02" + _text(b'["27738480","27738544"]')
     table_names = _text(b"public") + _text(table.encode())
     statuses = [b"\x02" + _text(status) for status in STATUSES]
+    noted = b"\x02" + _text(note)
     source = b""
     for n, (op, key, cents, status) in enumerate(
         zip(made.ops.tolist(), made.ids.tolist(), made.cents.tolist(), made.statuses.tolist(), strict=True)
@@ -196,6 +199,6 @@ def encode(made: Changes, table: str, key_id: int, value_id: int) -> Iterator[tu
             continue
         image = (
             _long(key) + _text(b"owner-%07d" % key) + b"\x02" + _text(cents.to_bytes(6, "big", signed=True))
-            + statuses[status] + updated + b"\x02\x18twelve bytes"
+            + statuses[status] + updated + noted
         )  # fmt: skip
         yield key % PARTITIONS, encoded_key, value_prefix + b"\x00\x02" + image + source + b"\x02" + op + tail

@@ -28,6 +28,7 @@ from chaos.recovery import Recovery
 from chaos.scene import SESSION_TIMEOUT, Scene
 from chaos.schedule import Fault, faults
 from config.errors import LakewardError
+from stack.ending import exit_on_sigterm
 from stack.manager import down
 from stack.ports import free_ports
 from verify.run import verify_pipeline
@@ -187,6 +188,7 @@ class Run:
 @click.option("--state", default=STATE, type=click.Path(path_type=Path), show_default=True, help="The run's folder.")
 def main(seed: int | None, minutes: float, state: Path) -> None:
     """Run a seed and compare."""
+    exit_on_sigterm()
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     state = state.absolute()
     console = Console(soft_wrap=True)

@@ -31,21 +31,30 @@ class Sent:
 
 
 class Load:
-    """A snapshot of `keys` rows, then up to `most` changes. Same seed, same events."""
+    """A snapshot of `keys` rows, then up to `most` changes, such a share of them inserts. Same seed, same events.
+    `note`: a column of each row."""
 
-    def __init__(self, services: Endpoints, most: int = 300_000, seed: int = 5, keys: int = KEYS) -> None:
+    def __init__(
+        self,
+        services: Endpoints,
+        most: int = 300_000,
+        seed: int = 5,
+        keys: int = KEYS,
+        inserts: float = 0.4,
+        note: bytes = b"twelve bytes",
+    ) -> None:
         broker = services["kafka"].address
         self.table = f"t{uuid4().hex[:10]}"
         self.prefix = "chaos"
         self.topic = f"{self.prefix}.public.{self.table}"
-        base, moves = snapshot_of(keys, seed), changes(most, keys, seed + 1)
+        base, moves = snapshot_of(keys, seed), changes(most, keys, seed + 1, inserts=inserts)
         self._made = Changes(*(np.concatenate([a, b]) for a, b in zip(_columns(base), _columns(moves), strict=True)))
         url = services["registry"].url
         ids = (
             register(url, f"{self.topic}-key", KEY_SCHEMA),
             register(url, f"{self.topic}-value", envelope_schema(self.table)),
         )
-        self._events = self._numbered(encode(self._made, self.table, *ids))
+        self._events = self._numbered(encode(self._made, self.table, *ids, note))
         settings = {"enable.idempotence": True, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000}
         self._producer = Producer({"bootstrap.servers": broker, **settings})
         admin = AdminClient({"bootstrap.servers": broker})

@@ -26,6 +26,7 @@ from rich.console import Console
 from benchmarks.long_report import machine
 from chaos.load import Load
 from chaos.pipeline import SINKS, ChaosPipeline
+from stack.ending import exit_on_sigterm
 from stack.manager import running_stack
 from stack.worker import WorkerProcess
 from stack.worker_log import WorkerLog
@@ -37,6 +38,8 @@ PLOT = ROOT / "docs/soak.svg"
 
 KEYS = 200_000
 PER_SECOND = 500
+INSERTS = 0.01
+"""Share of the changes: about as many rows come as stay deleted, so that the tables don't grow."""
 SAMPLE_SECONDS = 5.0
 LIMIT = 1.1
 LAST_CHECKPOINT = "_last_checkpoint"
@@ -176,7 +179,7 @@ def soak(minutes: float, per_second: int, console: Console) -> tuple[list[Sample
     """Load, look, and compare; the samples and what was counted."""
     samples: list[Sample] = []
     with running_stack({"kafka", "registry"}) as endpoints:
-        load = Load(endpoints, most=int(minutes * 60 * per_second * 1.2) + 10_000, keys=KEYS)
+        load = Load(endpoints, most=int(minutes * 60 * per_second * 1.2) + 10_000, keys=KEYS, inserts=INSERTS)
         pipeline = SoakPipeline(STATE, endpoints, load)
         try:
             load.send(KEYS)
@@ -207,6 +210,7 @@ def soak(minutes: float, per_second: int, console: Console) -> tuple[list[Sample
 @click.option("--per-second", default=PER_SECOND, show_default=True, help="Records that are sent each second.")
 def main(minutes: float, per_second: int) -> None:
     """Run it; exit status 1 if something grew that mustn't."""
+    exit_on_sigterm()
     console = Console(soft_wrap=True)
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(parents=True)

@@ -133,6 +133,14 @@ def exit_status(error: BaseException) -> int:
     return os.EX_IOERR if is_of_disk(error) else os.EX_SOFTWARE
 
 
+def last_words(error: BaseException) -> str:
+    """What the last line of the log says of an error that ends a worker."""
+    if isinstance(error, MemoryError):
+        found = str(error) or "no room"
+        return f"memory ran out ({found}): give the worker more, fewer tables to write, or a smaller max_buffered_bytes"
+    return str(error) or repr(error)
+
+
 def is_of_disk(error: BaseException) -> bool:
     """Whether a disk that is full or fails, or a limit on files, is behind an error: libraries say it in words only."""
     return _DISK.search(str(error)) is not None

@@ -58,7 +58,7 @@ class IcebergMaintenanceConfig(Model):
     compaction_file_threshold: int = Field(default=10, ge=2)
     """Small files in a table partition from which they are rewritten."""
     compaction_max_rows_per_batch: int = Field(default=500_000, ge=1)
-    """Rows that one rewrite holds in memory at most."""
+    """Rows that one rewrite holds in memory at most; one of more than 256 bytes there counts as several."""
 
 
 class DeltaMaintenanceConfig(Model):
@@ -165,8 +165,8 @@ class DeltaConfig(Model):
     write_mode: WriteMode = "append"
     """`append`: the log of all changes; `upsert`: the table as it is at the source."""
     upserts: Upserts = "merge"
-    """How `upsert` replaces rows: `merge` rewrites their files; `deletion_vectors` marks them as gone, at a cost that
-    doesn't grow with the table, for readers that know vectors."""
+    """How `upsert` replaces rows: `merge` rewrites their files; `deletion_vectors` marks them as gone, for
+    readers that know vectors."""
     batch_size: int = Field(default=1000, ge=1)
     """Rows from which on a commit is due: a threshold, not a cap."""
     flush_interval_seconds: float = Field(default=5.0, gt=0)

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+T = TypeVar("T")
+
+
+def read_within(memory_bytes: int, files: Iterable[T], read: Callable[[T], pa.Table]) -> tuple[list[pa.Table], list[T]]:
+    """The rows of the first files, and which these were: two at least, more until their rows take so much memory.
+
+    Reads one after the other: decoding takes several times the memory of what comes out.
+    """
+    tables: list[pa.Table] = []
+    taken: list[T] = []
+    room = memory_bytes
+    for file in files:
+        if room <= 0 and len(taken) > 1:
+            break
+        tables.append(read(file))
+        taken.append(file)
+        room -= tables[-1].nbytes
+    return tables, taken
 
 
 def merged(tables: list[pa.Table], order: Sequence[str]) -> pa.Table | None:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from stack.layout import account
+from stack.service import launched
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -24,7 +31,10 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """One worker. `start` launches it, `terminate` stops it as an operator would, `kill` as a power cut would."""
+    """One worker. `start` launches it, `terminate` stops it as an operator would, `kill` as a power cut would.
+
+    It doesn't outlive the process that started it (from its main thread; from another one it may).
+    """
 
     def __init__(
         self,
@@ -76,11 +86,13 @@ class WorkerProcess:
     def start(self) -> None:
         """Launch the worker; the log file is appended to over restarts."""
         self._told = False
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        command = launched(self._command, account()) if in_main_thread else self._command
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             self._position = output.tell()
             self._process = subprocess.Popen(
-                self._command,
+                command,
                 cwd=REPOSITORY,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -122,6 +134,14 @@ class WorkerProcess:
     def thaw(self) -> None:
         """SIGCONT after `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
+
+    def limit_memory(self, size: int) -> None:
+        """RLIMIT_AS of the started worker: bytes of address space from now on."""
+        resource.prlimit(self.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+    def address_space(self) -> int:
+        """Bytes of it that the started worker uses."""
+        return psutil.Process(self.pid).memory_info().vms
 
     def _end(self, number: signal.Signals, timeout: float) -> int:
         process = self._process

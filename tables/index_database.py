@@ -18,14 +18,18 @@ from uuid import uuid4
 
 import structlog
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DbClosedError,
+    DBCompactionStyle,
+    DBCompressionType,
     IngestExternalFileOptions,
     Options,
     Rdict,
     ReadOptions,
     SstFileWriter,
+    UniversalCompactOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -39,11 +43,17 @@ BLOCK_CACHE_BYTES = 64 << 20
 WRITE_BUFFER_BYTES = 32 << 20
 """Memory per worker: the block cache, and up to three write buffers."""
 
+METADATA_BLOCK_BYTES = 32 << 10
+"""Size of a part of a file's filter or index."""
+
+SORTED_RUNS, OUTDATED_PERCENT = 8, 50
+"""Sorted runs that may gather before they are merged; and the share of the largest one that the others may have before
+all become one, which bounds what outdated entries take on disk."""
 
 RUNS = "runs"
 """Folder of files that are to be ingested."""
 
-FORMAT_KEY, FORMAT = b"V", b"2"
+FORMAT_KEY, FORMAT = b"V", b"3"
 """Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
 
 
@@ -230,8 +240,21 @@ def _options() -> Options:
     # the newest entries are in memory, in a skip list that is dear to search in vain: 40 % more look-ups per second
     options.set_memtable_prefix_bloom_ratio(0.1)
     options.set_memtable_whole_key_filtering(True)
+    # sorted runs are merged with those of their own size: leveled compaction would rewrite all keys of a large table
+    # for every few thousand that change anywhere in it
+    options.set_compaction_style(DBCompactionStyle.universal())
+    universal = UniversalCompactOptions()
+    universal.max_size_amplification_percent = OUTDATED_PERCENT
+    options.set_universal_compaction_options(universal)
+    options.set_level_zero_file_num_compaction_trigger(SORTED_RUNS)
+    options.set_compression_type(DBCompressionType.lz4())
     blocks = BlockBasedOptions()
     blocks.set_bloom_filter(10, False)  # most look-ups of an insert-heavy stream find nothing
+    # in parts, which the cache can hold: whole filters of large files would be read again for every batch of look-ups
+    blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
+    blocks.set_partition_filters(True)
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES)
+    blocks.set_pin_top_level_index_and_filter(True)
     blocks.set_block_cache(Cache(BLOCK_CACHE_BYTES))
     blocks.set_cache_index_and_filter_blocks(True)
     options.set_block_based_table_factory(blocks)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from config.errors import LakewardError
-from verify.look import Limits, Look, Pair, look
+from verify.look import Limits, Look, Pair, Wanted, look
 from verify.report import Comparison, Unclear, Verdict
 
 _EXTRA = (
@@ -60,7 +60,7 @@ class Finding:
     async def look_again(self) -> None:
         """See which of the rows that differed do so still."""
         try:
-            self.last = await look(self.pair, self.last, self.limits, lambda _look, _differing: None)
+            self.last = await look(Wanted(self.pair, self.last), self.limits)
         except (Unclear, LakewardError) as error:
             self.unclear = str(error)
         else:

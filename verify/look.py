@@ -10,17 +10,21 @@
 
 The version holds every change up to its offsets, the snapshot every change up to its position, and what one has and
 the other hasn't is among those changes: so a change under way is no difference, however often a row is changed.
+
+Tables that are soon read share a snapshot, and so the wait, which lasts until Connect keeps a position again where a
+source is busy (a minute by default).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 
 import pyarrow as pa
 
+from config.errors import LakewardError
 from sinks.factory import TablePlan
 from sources.changes import CDC_UNCHANGED, TopicPartition
 from verify.compare import Differing, Kind, compare, concat, fold, overlay
@@ -29,7 +33,7 @@ from verify.events import LOG_FIELDS, ORDER_FIELDS, Events
 from verify.lake import LakeVersion, open_lake
 from verify.passing import Passing
 from verify.progress import Progress, Say
-from verify.report import ColumnsChanged
+from verify.report import ColumnsChanged, Unclear
 from verify.shape import Shape, shape_of
 from verify.source import SourceReader, SourceSnapshot, SourceTable, Take
 from verify.spill import Spill, spill_for
@@ -122,49 +126,121 @@ class Limits:
 BEGINNINGS = 3
 """How often a look is begun at a table whose columns change meanwhile."""
 
+SHARED_SECONDS, SHARED_TABLES = 30.0, 32
+"""How long a snapshot takes in further tables, and how many at most: databases keep what it shows."""
 
-async def look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
-    """Compare all rows, or `only` those that differed in an earlier look; `take` is given the differences by parts.
-
-    Raises Unclear for what keeps it from being told, and LakewardError for what is out of reach.
-    """
-    for _ in range(BEGINNINGS - 1):
-        with suppress(ColumnsChanged):
-            return await _look(pair, only, limits, take)
-    return await _look(pair, only, limits, take)
+Differences = Callable[[Look, Differing], None]
+"""Takes the differences that a look finds, by parts."""
 
 
-async def _look(pair: Pair, only: Look | None, limits: Limits, take: Callable[[Look, Differing], None]) -> Look:
-    before = await pair.passing.ends([pair.topic])
-    first = await asyncio.to_thread(open_lake, pair.plan, pair.topic, ())
-    shape = shape_of(pair.table, first, pair.source)
-    async with pair.source.snapshot() as snapshot:
-        found = Look(snapshot.position.text, shape.notes, before=before)
-        source = Digests()
-        if only is None:
-            await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: source.add(rows, shape.key))
-        lake = await pair.passing.written(pair.plan, pair.topic, await pair.passing.sent(snapshot.position))
-        if (lake.columns if lake else None) != (first.columns if first else None):
-            raise ColumnsChanged("the columns of the sink's table changed while it was looked at; run it again")
-        sides = _Sides(pair, shape, snapshot, lake, before)
-        selection: Selection
-        if only is None:
-            sink = await asyncio.to_thread(sides.sink_digests)
-            found.rows = source.rows, sink.rows
-            marks = source.differing(sink)
-            if not marks.any():
-                return found
-            selection = Ranges(marks)
-            expected = int(max(source.counts[marks].sum(), sink.counts[marks].sum()))
-            pair.say(f"{pair.name}: {int(marks.sum()):,} of {len(marks):,} key ranges differ, comparing their rows")
-        else:
-            selection, expected = only.keys, only.keys.count
-        with spill_for(expected * (3 if pair.is_log else 1)) as spill:
-            found.uncertain = await sides.set_aside(spill, selection, _conditions(pair, only))
-            for part in range(spill.parts):
-                differing = await asyncio.to_thread(sides.compare, spill, part, overlaid=not found.uncertain)
-                found.add(differing, limits)
-                await asyncio.to_thread(take, found, differing)
+def _ignored(_found: Look, _differing: Differing) -> None:
+    """Nobody needs them."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A look at all rows of a pair, or `only` at those that differed in an earlier one."""
+
+    pair: Pair
+    only: Look | None = None
+    take: Differences = _ignored
+
+
+async def look(wanted: Wanted, limits: Limits) -> Look:
+    """Compare. Raises Unclear for what keeps it from being told, and LakewardError for what is out of reach."""
+    [found] = await looks([wanted], limits)
+    if isinstance(found, Look):
+        return found
+    raise found
+
+
+async def looks(wanted: Sequence[Wanted], limits: Limits) -> list[Look | Unclear | LakewardError]:
+    """Compare each, several in one snapshot; what was found, or why it can't be told."""
+    results: dict[int, Look | Unclear | LakewardError] = {}
+    tries = dict.fromkeys(range(len(wanted)), BEGINNINGS)
+    while left := [number for number in tries if number not in results]:
+        for number, found in (await _share([(number, wanted[number]) for number in left], limits)).items():
+            tries[number] -= 1
+            if not isinstance(found, ColumnsChanged) or not tries[number]:
+                results[number] = found
+    return [results[number] for number in tries]
+
+
+async def _share(wanted: Sequence[tuple[int, Wanted]], limits: Limits) -> dict[int, Look | Unclear | LakewardError]:
+    """The first of these looks, in one snapshot."""
+    source, passing = wanted[0][1].pair.source, wanted[0][1].pair.passing
+    found: dict[int, Look | Unclear | LakewardError] = {}
+    begun: dict[int, _Beginning] = {}
+    try:
+        before = await passing.ends(sorted({one.pair.topic for _, one in wanted}))
+        async with source.snapshot() as snapshot:
+            end = monotonic() + SHARED_SECONDS
+            for number, one in wanted[:SHARED_TABLES]:
+                if (begun or found) and monotonic() > end:
+                    break
+                try:
+                    begun[number] = await _begin(one, snapshot, before)
+                except (Unclear, LakewardError) as error:
+                    found[number] = error
+            for number, beginning in begun.items():
+                try:
+                    found[number] = await _finish(beginning, limits)
+                except (Unclear, LakewardError) as error:
+                    found[number] = error
+    except (Unclear, LakewardError) as error:
+        found.setdefault(wanted[0][0], error)  # the others have another snapshot, if there is one
+    return found
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A look whose source has been read, as far as that goes without knowing what differs."""
+
+    wanted: Wanted
+    found: Look
+    snapshot: SourceSnapshot
+    shape: Shape
+    lake: LakeVersion | None
+    digests: Digests
+
+
+async def _begin(wanted: Wanted, snapshot: SourceSnapshot, ends: Mapping[TopicPartition, int]) -> _Beginning:
+    pair = wanted.pair
+    if wanted.only is None:
+        pair.say(f"comparing {pair.table.name} with {pair.plan.target.sink_id} → {pair.plan.target.name}")
+    lake = await asyncio.to_thread(open_lake, pair.plan, pair.topic, ())
+    shape = shape_of(pair.table, lake, pair.source)
+    before = {tp: end for tp, end in ends.items() if tp.topic == pair.topic}
+    digests = Digests()
+    if wanted.only is None:
+        await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: digests.add(rows, shape.key))
+    return _Beginning(wanted, Look(snapshot.position.text, shape.notes, before=before), snapshot, shape, lake, digests)
+
+
+async def _finish(begun: _Beginning, limits: Limits) -> Look:
+    pair, only, found, shape = begun.wanted.pair, begun.wanted.only, begun.found, begun.shape
+    lake = await pair.passing.written(pair.plan, pair.topic, await pair.passing.sent(begun.snapshot.position))
+    if (lake.columns if lake else None) != (begun.lake.columns if begun.lake else None):
+        raise ColumnsChanged("the columns of the sink's table changed while it was looked at; run it again")
+    sides = _Sides(pair, shape, begun.snapshot, lake, found.before)
+    selection: Selection
+    if only is None:
+        sink = await asyncio.to_thread(sides.sink_digests)
+        found.rows = begun.digests.rows, sink.rows
+        marks = begun.digests.differing(sink)
+        if not marks.any():
+            return found
+        selection = Ranges(marks)
+        expected = int(max(begun.digests.counts[marks].sum(), sink.counts[marks].sum()))
+        pair.say(f"{pair.name}: {int(marks.sum()):,} of {len(marks):,} key ranges differ, comparing their rows")
+    else:
+        selection, expected = only.keys, only.keys.count
+    with spill_for(expected * (3 if pair.is_log else 1)) as spill:
+        found.uncertain = await sides.set_aside(spill, selection, _conditions(pair, only))
+        for part in range(spill.parts):
+            differing = await asyncio.to_thread(sides.compare, spill, part, overlaid=not found.uncertain)
+            found.add(differing, limits)
+            await asyncio.to_thread(begun.wanted.take, found, differing)
     return found
 
 

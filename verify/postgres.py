@@ -175,7 +175,8 @@ class PostgresSnapshot:
         picked = ", ".join(reading.sql for reading in columns.values())
         query = f"SELECT {picked} FROM {_table(table)} WHERE {where}"
         with _asking(f"{self._where}, {table}"):
-            await self._connection.copy_from_query(query, output=receive, format="csv", force_quote=True)
+            async with self._connection.transaction():  # a savepoint: what fails doesn't end the snapshot
+                await self._connection.copy_from_query(query, output=receive, format="csv", force_quote=True)
         if gathered:
             await asyncio.to_thread(flush)
 

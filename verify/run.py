@@ -7,7 +7,7 @@ connector that seemed to be done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from verify.columns import Column, source_columns
 from verify.compare import Differing
 from verify.events import Events
 from verify.finding import Finding
-from verify.look import Limits, Look, Pair, look
+from verify.look import Differences, Limits, Look, Pair, Wanted, looks
 from verify.output import DifferenceFile
 from verify.passing import Passing
 from verify.progress import Say
@@ -51,7 +51,7 @@ async def verify_pipeline(
     """
     mending = Repair(pipeline, timeout, say) if repair else None
     async with _connected(pipeline, platform, timeout, examples, say, output) as run:
-        found = [one async for one in run.findings()]
+        found = await run.findings()
         if mending is not None:
             await mending.mend([one for one in found if isinstance(one, Finding)])
         return Report(tuple(one.verdict() if isinstance(one, Finding) else one for one in found))
@@ -94,45 +94,63 @@ class _Run:
     say: Say
     output: DifferenceFile | None
 
-    async def findings(self) -> AsyncIterator[Finding | Verdict]:
+    async def findings(self) -> list[Finding | Verdict]:
         """One per table and sink, once what is logged now has been written, or the wait for it is over: a verdict where
         it couldn't be told."""
-        pairs = [(plan, topic) for plan in plan_tables(self.pipeline) for topic in plan.target.topics]
+        places = [(plan, topic) for plan in plan_tables(self.pipeline) for topic in plan.target.topics]
         async with self.source.snapshot() as snapshot:
             position = snapshot.position
         try:
-            lost = await self.passing.all_written(pairs, await self.passing.sent(position))
+            lost = await self.passing.all_written(places, await self.passing.sent(position))
         except Unclear as unclear:
-            lost = {(plan.target.sink_id, topic): str(unclear) for plan, topic in pairs}
-        for plan, topic in pairs:
+            lost = {(plan.target.sink_id, topic): str(unclear) for plan, topic in places}
+        found: list[Finding | Verdict | Pair] = []
+        for plan, topic in places:
             why = lost.get((plan.target.sink_id, topic))
-            yield await self._finding(plan, topic) if why is None else self._unclear(plan, topic, why)
+            found.append(await self._pair(plan, topic) if why is None else self._unclear(plan, topic, why))
+        settled = iter(await self._settled([one for one in found if isinstance(one, Pair)]))
+        return [next(settled) if isinstance(one, Pair) else one for one in found]
 
-    async def _finding(self, plan: TablePlan, topic: str) -> Finding | Verdict:
+    async def _pair(self, plan: TablePlan, topic: str) -> Pair | Verdict:
         try:
             table = await source_table(self.source, self.pipeline, self.columns, self._table(topic))
-            pair = Pair(plan, topic, table, self.source, self.passing, self.events, self.say)
-            self.say(f"comparing {table.name} with {plan.target.sink_id} → {plan.target.name}")
-            return await self._settled(pair)
-        except (Unclear, LakewardError) as error:
+        except LakewardError as error:
             return self._unclear(plan, topic, str(error))
+        return Pair(plan, topic, table, self.source, self.passing, self.events, self.say)
 
-    async def _settled(self, pair: Pair) -> Finding:
+    async def _settled(self, pairs: Sequence[Pair]) -> list[Finding | Verdict]:
         """Look until every difference is gone or stands."""
-        number = 1
-        found = whole = await look(pair, None, self.limits, _ignore)
-        while found.differences and (number < 2 or found.uncertain):
-            if number == LOOKS:
-                raise Unclear(
-                    f"records that can't be read (dead letters) arrive all the time; {found.differences:,} rows differ"
-                    " that they may explain. See the dead-letter topic, and run it again"
-                )
-            number += 1
-            self.say(f"{pair.name}: {found.differences:,} rows differ, looking at them again")
-            found = await look(pair, found, self.limits, self._writer(pair))
-        return Finding(pair, self.limits, whole, found)
+        settled: dict[int, Finding | Verdict] = {}
+        whole: dict[int, Look] = {}
+        last: dict[int, Look] = {}
+        for number in range(1, LOOKS + 1):
+            left = [n for n in range(len(pairs)) if n not in settled]
+            # a first look's differences may be none
+            wanted = [
+                Wanted(pairs[n], last[n], self._writer(pairs[n])) if n in last else Wanted(pairs[n]) for n in left
+            ]
+            for n, found in zip(left, await looks(wanted, self.limits), strict=True):
+                pair = pairs[n]
+                if not isinstance(found, Look):
+                    settled[n] = self._unclear(pair.plan, pair.topic, str(found))
+                    continue
+                whole.setdefault(n, found)
+                last[n] = found
+                if not found.differences or (number > 1 and not found.uncertain):
+                    settled[n] = Finding(pair, self.limits, whole[n], found)
+                elif number == LOOKS:
+                    settled[n] = self._unclear(
+                        pair.plan,
+                        pair.topic,
+                        "records that can't be read (dead letters) arrive all the time;"
+                        f" {found.differences:,} rows differ that they may explain. See the dead-letter topic, and run"
+                        " it again",
+                    )
+                else:
+                    self.say(f"{pair.name}: {found.differences:,} rows differ, looking at them again")
+        return [settled[n] for n in range(len(pairs))]
 
-    def _writer(self, pair: Pair) -> Callable[[Look, Differing], None]:
+    def _writer(self, pair: Pair) -> Differences:
         def write(found: Look, differing: Differing) -> None:
             if self.output is not None and not found.uncertain:
                 self.output.write(pair.plan.target.sink_id, pair.table.name, differing.rows())
@@ -144,7 +162,3 @@ class _Run:
 
     def _unclear(self, plan: TablePlan, topic: str, why: str) -> Verdict:
         return Verdict(plan.target.sink_id, self._table(topic), plan.target.name, None, why)
-
-
-def _ignore(_found: Look, _differing: Differing) -> None:
-    """A first look's differences may be none."""

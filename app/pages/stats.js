@@ -292,6 +292,9 @@ function drawGroup(body, group) {
   each(body, open ? rows : [], (row) => row.partition, createPartition, drawPartition);
 }
 
+// Iceberg's snapshots have up to 19 digits: the whole of them is the cell's title, and in the JSON.
+const abridged = (version) => (version.length > 12 ? `${version.slice(0, 4)}…${version.slice(-4)}` : version);
+
 function createPartition(row) {
   const line = make("tr", "part");
   const name = make("th", "", `partition ${row.partition}`);
@@ -312,9 +315,10 @@ function drawPartition(line, row) {
     [count(row.rows), "n"],
     [ago(row.committed_at), "n"],
     ["", "n"],
-    [row.version ?? dash, "n"],
+    [row.version ? abridged(row.version) : dash, "n"],
     [row.mine ? "here" : "elsewhere", ""],
   ].forEach(([value, style], i) => text(cells[i], value, style));
+  cells[7].title = row.version ?? "";
 }
 
 function drawTopics(now) {

@@ -27,6 +27,7 @@ from sinks.base import Target
 from sinks.delta import protocol
 from sinks.delta.actions import Action, Snapshot, now_ms
 from sinks.delta.folder import Folder
+from sinks.delta.storage import shown_older
 from sinks.owners import Owner, owner_of
 
 _LOG = "_delta_log"
@@ -86,13 +87,14 @@ class TableLog:
 
     def look(self) -> Snapshot | None:
         """The table as it is now, None if there is none. The same object each time, brought to the newest version."""
-        path, tag = self._newest
-        self._looked_at = time.time()
+        newest, self._looked_at = self._newest, time.time()
+        path, tag = newest
         if self._snapshot is None or self._folder.tag(path) != tag:
             try:
-                self._snapshot = self._load()
-            except FileNotFoundError as error:  # cleaned up while it was read
-                raise Unavailable(f"Delta table {self._name}: its log changed while it was read: {error}") from error
+                self._snapshot = self._anew(self._snapshot)
+            except BaseException:
+                self._newest = newest  # of what is known, not of what was read in vain
+                raise
         if self._snapshot is not None:
             self._follow(self._snapshot)
             self._check(self._snapshot)
@@ -147,6 +149,17 @@ class TableLog:
         return {file.path.removeprefix(f"{_LOG}/"): file.size for file in self._folder.files(_LOG)}
 
     # -- reading
+
+    def _anew(self, known: Snapshot | None) -> Snapshot | None:
+        """The table, read from the beginning. An older version than the known one must not be believed: files of
+        the newest commits would be removed by it."""
+        try:
+            found = self._load()
+        except FileNotFoundError as error:  # cleaned up while it was read
+            raise Unavailable(f"Delta table {self._name}: its log changed while it was read: {error}") from error
+        if found and known and found.version < known.version and found.metadata["id"] == known.metadata["id"]:
+            raise shown_older(self._name, found.version, known.version)
+        return found
 
     def _load(self) -> Snapshot | None:
         snapshot = Snapshot(self._is_ours)

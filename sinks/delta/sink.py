@@ -23,7 +23,7 @@ from sinks.base import Batch, Receipt, Sink, Target
 from sinks.delta import commit
 from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, LoadedTable, TableState, schema_transactions
-from sinks.delta.storage import load, storage_options, store_errors
+from sinks.delta.storage import load, shown_older, storage_options, store_errors
 from sinks.delta.turns import Turns
 from sinks.delta.upkeep import Compaction, Upkeep, partition_sizes
 from sinks.evolution import Evolution, evolve
@@ -49,6 +49,7 @@ class DeltaSink(Sink):
         self._partition_by = tuple(field.column for field in config.partition_fields)
         self._upsert = config.write_mode == "upsert"
         self._table_id: str | None = None
+        self._version = 0
         self._seen: dict[TopicPartition, int] = {}
         self._news = SchemaNews(target.name)
         self._turns = Turns(target)
@@ -240,7 +241,8 @@ class DeltaSink(Sink):
         return evolve(before, todo.changes, self._config.schema_evolution, Format(stored))
 
     def _load(self) -> TableState | None:
-        """The table as it is now; raises DestinationChanged if it isn't the one that this sink knows."""
+        """The table as it is now; raises DestinationChanged if it isn't the one that this sink knows, and Unavailable
+        if it is shown at an older version."""
         state = self._find()
         if self._table_id is not None and (state is None or state.id != self._table_id):
             raise DestinationChanged(
@@ -250,6 +252,10 @@ class DeltaSink(Sink):
         if state is not None and self._table_id is None:
             state.check_fits(self._config.write_mode, self._partition_by)
             self._table_id = state.id
+        if state is not None:
+            if state.version < self._version:
+                raise shown_older(self._uri, state.version, self._version)
+            self._version = state.version
         return state
 
     def _offsets(self, state: TableState, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -264,5 +270,7 @@ class DeltaSink(Sink):
         return offsets
 
     def _receipt(self, next_offsets: dict[TopicPartition, int], version: int | None, rows: int) -> Receipt:
-        self._seen |= next_offsets if version is not None else {}
+        if version is not None:
+            self._seen |= next_offsets
+            self._version = max(self._version, version)
         return Receipt(next_offsets, version, datetime.now(UTC), rows, self._upkeep.files)

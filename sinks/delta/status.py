@@ -90,7 +90,7 @@ def _vector_upkeep(config: DeltaConfig, table: Snapshot, target: Target) -> Iter
     for number, file in enumerate(table.files.values()):
         if file.owner in owners:
             owned[owners[file.owner]][number] = IndexedFile(file.path, file.rows or 0, file.dead)
-    step = tiers.worth_rewriting(tiers.candidates(table.files, owned), tiers.CALM)
+    step = tiers.worth_rewriting(tiers.candidates(table.files, owned, row_bytes=0.0), tiers.CALM)
     if step:
         yield Planned(f"rewrite {sum(len(files) for _, files in step)} data files", "after the next commit")
     else:

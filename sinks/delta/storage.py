@@ -60,6 +60,15 @@ def load(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
             return None
 
 
+def shown_older(uri: str, shown: int, known: int) -> Unavailable:
+    """The error for a table that its store shows at an older version than was seen before. A rollback isn't one: it is
+    a newer version."""
+    return Unavailable(
+        f"Delta table {uri}: its log is shown up to version {shown} only, but was read up to {known} before: the store"
+        " isn't consistent, or the log was cut off (then restart the pipeline)"
+    )
+
+
 def _missing(uri: str) -> bool:
     """A local path that isn't there yet, which delta-rs reports in the same words as one that it may not read."""
     local = urlparse(uri)

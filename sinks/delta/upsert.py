@@ -30,7 +30,7 @@ from sinks.delta.vectors import bitmap_of
 from sinks.index_upkeep import FLUSH_EVERY, rebuilt, rows_of_partition, told
 from sinks.owners import owner_id
 from sinks.reduce import reduce
-from sinks.tiers import Files
+from sinks.tiers import Files, Width
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
@@ -74,6 +74,7 @@ class Upserts:
         self._files = files
         self._partitions: dict[TopicPartition, PartitionIndex] = {}
         self._commits = 0
+        self.width = Width()
 
     def catch_up(self, table: Snapshot, offsets: Mapping[TopicPartition, int], key: Sequence[str]) -> None:
         """Make the index true for the partitions of `offsets` (the table's next ones; 0 where it has none).
@@ -111,6 +112,7 @@ class Upserts:
 
     def _stage(self, delta: Delta, table: Snapshot, batch: Batch) -> None:
         reduced = reduce(batch, partial(self._current, table))
+        self.width.saw(reduced.upserts)
         schema, partition_by = table.columns, table.partition_columns
         key = sorted(reduced.key)  # in the order of a rebuild, which can't know the source's
         kept = pa.schema([schema.field(name) for name in key])

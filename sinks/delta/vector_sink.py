@@ -24,7 +24,7 @@ from config.errors import ConfigurationError, LakewardError, Unavailable
 from config.pipeline import DeltaConfig
 from sinks.base import Batch, Receipt, TableFiles, Target
 from sinks.delta import commit, tidy
-from sinks.delta.actions import Action, Snapshot, now_ms
+from sinks.delta.actions import Action, DataFile, Snapshot, now_ms
 from sinks.delta.clean import RETENTION_PROPERTY, Cleaner
 from sinks.delta.files import LakeFiles
 from sinks.delta.folder import Folder
@@ -36,7 +36,7 @@ from sinks.delta.storage import load, store_errors
 from sinks.delta.upsert import Upserts
 from sinks.evolution import Evolution
 from sinks.owners import Owner, owner_id
-from sinks.tiers import CALM, HURRIED, candidates, worth_rewriting
+from sinks.tiers import CALM, HURRIED, Chosen, Patience, candidates, worth_rewriting
 from sources.changes import TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import KeyIndex
@@ -217,17 +217,17 @@ class VectorSink(DeltaSink):
         if table is None or not self._written:
             return
         started = time.monotonic()
-        if not worth_rewriting(candidates(table.files, self._upserts.known(self._written)), patience):
+        if not self._worth_rewriting(table, patience):
             return
         state = self._load()
         if state is None or state.offsets(self._written) != self._written:
             return  # somebody else writes these partitions
         table = _snapshot(state)
         self._upserts.catch_up(table, self._written, self._key)
-        step = worth_rewriting(candidates(table.files, self._upserts.known(self._written)), patience)
+        step = self._worth_rewriting(table, patience)
         if not step:
             return
-        delta = tidy.rewrite(step, table, self._files, self._key)
+        delta = tidy.rewrite(step, table, self._files, self._key, self._upserts.width)
         pa.default_memory_pool().release_unused()  # a step reads far more than a batch
         if not self._commit(partial(self._put, "OPTIMIZE", delta.actions(changes=False), self._stake(self._written))):
             self._files.discard(delta.written)
@@ -236,6 +236,10 @@ class VectorSink(DeltaSink):
         self._upserts.landed(delta, table, self._written)
         log.info("delta.tidied", table=self._uri, removed=len(delta.removed), added=len(delta.added),
                  seconds=round(time.monotonic() - started, 3))  # fmt: skip
+
+    def _worth_rewriting(self, table: Snapshot, patience: Patience) -> Chosen[DataFile]:
+        known, row_bytes = self._upserts.known(self._written), self._upserts.width.bytes
+        return worth_rewriting(candidates(table.files, known, row_bytes), patience)
 
     def _checkpoint(self) -> None:
         """Let delta-rs write a checkpoint, and remove what the log's retention has passed over."""

@@ -6,7 +6,7 @@ drops the oldest snapshots of the main branch in groups, and keeps `KEEP` of the
 What a dropped snapshot alone needed is told by the neighbours in the history: its manifest list, the manifests that
 its successor doesn't have any more, the files that its successor deleted. Those paths go into a *list of retired files*
 beside the table's metadata, written before the commit; the commit names that list in a table property, and the list
-names the one before it. Nothing is kept in memory only: a crash leaves either a list that no table names (its files
+names the one before it. All that matters is in the store: a crash leaves either a list that no table names (its files
 are still in use), or one that the next run takes up.
 
 With the user's `maintenance` on, its interval takes the place of the groups, and snapshots younger than its age stay.
@@ -15,6 +15,9 @@ A list's files are removed once readers had their time (`GRACE_SECONDS` after th
 that the table still has descends from one that the commit kept: a tag, another branch or a snapshot that was rolled
 back may need them, and holds them until it is gone. The kept ones are dropped in their turn, so a list also tells
 whether it *continues* the one before: whether what it kept descends from what that one kept.
+
+Removal is spread: files of one group of commits are thousands in a bucketed table, and commits wait for it. How far a
+list was worked off isn't written down; whoever takes it up again finds some of its files gone.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from time import monotonic
 from uuid import uuid4
@@ -39,7 +42,7 @@ from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
 
 from config.lake_sinks import IcebergMaintenanceConfig
-from sinks.at_once import at_once
+from sinks.at_once import REQUESTS_AT_ONCE, at_once
 from sinks.base import Target
 from sinks.iceberg.state import lineage, offsets_key, retired_key, summary_entries
 
@@ -51,6 +54,12 @@ KEEP, GROUP = 50, 25
 GRACE_SECONDS = 3600.0
 """How long files stay after the commit that dropped their snapshots; the table property GRACE_PROPERTY overrides it."""
 GRACE_PROPERTY = "lakeward.reader-grace-seconds"
+
+CLEAN_SECONDS, MOST_CLEAN_SECONDS = 1.0, 3.0
+"""How long files are removed after one commit: for each list that is due, and for all of them. The rest is for the next
+time. (Some twenty commits bring a new list.)"""
+FILES_AT_LEAST = 4 * REQUESTS_AT_ONCE
+"""Files of a list that are removed even if the time is up, so that it comes to an end."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class History:
         self._property = retired_key(target)
         self._offsets_key = offsets_key(target)
         self._maintenance = maintenance
-        self._pending: list[Retired] = []
+        self._pending: list[Retired] = []  # oldest first, without their files
+        self._begun: tuple[str, list[str], int] | None = None
         self._head: str | None = None
         self._last: tuple[str | None, float] | None = None
 
@@ -149,27 +159,54 @@ class History:
     # -- after commits
 
     def clean(self, table: Table) -> int:
-        """Remove the files that are due; returns how many. What can't be removed now stays for the next time."""
+        """Remove files that are due, for a while; returns how many. The others stay for the next time."""
         metadata = table.metadata
         head = metadata.properties.get(self._property)
         if head != self._head:
-            self._pending = [*lists(table.io, head)][::-1]
+            self._take_up(table.io, head)
             self._head = head
         grace = float(metadata.properties.get(GRACE_PROPERTY, GRACE_SECONDS))
         latest = time.time() - grace
         if not any(retired.at <= latest for retired in self._pending):
             return 0
         due = [retired for retired in self._unneeded(metadata) if retired.at <= latest]
+        until = monotonic() + min(CLEAN_SECONDS * len(due), MOST_CLEAN_SECONDS)
         removed = 0
         for retired in due:
-            if metadata.properties.get("gc.enabled", "true").lower() != "false":
-                _remove(table.io, retired.files)
-                removed += len(retired.files)
-            _remove(table.io, [retired.path])
+            files, count = self._left(table, retired)
+            left = _remove(table.io, files, until)
+            removed += len(files) - len(left)
+            if left:
+                self._begun = retired.path, left, count
+                break
+            table.io.delete(retired.path)
             self._pending.remove(retired)
-        if removed:
-            log.info("iceberg.files_removed", table=".".join(table.name()), files=removed)
+            self._begun = None
+            log.info("iceberg.files_removed", table=".".join(table.name()), files=count)
+            if monotonic() >= until:
+                break
         return removed
+
+    def _take_up(self, io: FileIO, head: str | None) -> None:
+        """Read the lists that came since the last time; all of them if the known ones aren't among theirs."""
+        known = {retired.path: n for n, retired in enumerate(self._pending)}
+        found: list[Retired] = []
+        for retired in lists(io, head):
+            if retired.path in known:
+                found += self._pending[known[retired.path] :: -1]
+                break
+            found.append(replace(retired, files=()))
+        self._pending = found[::-1]
+
+    def _left(self, table: Table, retired: Retired) -> tuple[list[str], int]:
+        """The files of a list that weren't removed yet, to be worked off, and how many it had. None if another worker
+        has worked it off, or if they are somebody else's."""
+        if self._begun is None or self._begun[0] != retired.path:
+            found = next(lists(table.io, retired.path), None)
+            kept = table.metadata.properties.get("gc.enabled", "true").lower() == "false"
+            files = [] if found is None or kept else list(found.files)
+            self._begun = retired.path, files, len(files)
+        return self._begun[1:]
 
     def _unneeded(self, metadata: TableMetadata) -> list[Retired]:
         """The lists whose files no snapshot needs, oldest first."""
@@ -231,6 +268,16 @@ def _retired(io: FileIO, chain: list[Snapshot]) -> list[str]:
     return files
 
 
-def _remove(io: FileIO, paths: tuple[str, ...] | list[str]) -> None:
-    """Remove files; one that is gone already was removed by another worker or a run that was cut short."""
-    at_once(io.delete, paths)
+def _remove(io: FileIO, paths: Sequence[str], until: float) -> list[str]:
+    """Remove files until that time; returns those that are left. One that is gone already was removed by another worker
+    or a run that was cut short."""
+
+    def remove(numbered: tuple[int, str]) -> bool:
+        number, path = numbered
+        if number >= FILES_AT_LEAST and monotonic() >= until:
+            return False
+        io.delete(path)
+        return True
+
+    done = at_once(remove, enumerate(paths))
+    return [path for path, gone in zip(paths, done, strict=True) if not gone]

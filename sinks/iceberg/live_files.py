@@ -23,6 +23,7 @@ from config.errors import PipelineStopped
 from sinks.base import Target
 from sinks.iceberg.state import lineage, offsets_key, summary_entries, tidied_key
 from sinks.owners import owner_id, owner_of
+from sinks.tiers import Width
 from sources.changes import TopicPartition
 from tables.key_index import IndexedFile, fingerprint
 
@@ -50,7 +51,7 @@ class LiveFiles:
 
     Those of a Kafka partition are true at the table's next offset of it in `offsets`, the foreign ones as of
     `snapshot_id`. Foreign delete files count as foreign files: they may have taken rows away. With `largest`, data
-    files of more bytes aren't kept.
+    files of more bytes aren't kept. `width` is that of rows in memory.
     """
 
     target: Target
@@ -61,6 +62,7 @@ class LiveFiles:
     data: dict[str, LiveFile] = field(default_factory=dict)
     deletes: dict[str, LiveFile] = field(default_factory=dict)
     owned: dict[tuple[str, int] | None, set[str]] = field(default_factory=dict)
+    width: Width = field(default_factory=Width)
 
     def catch_up(
         self, table: Table, offsets: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]

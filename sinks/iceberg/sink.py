@@ -340,8 +340,9 @@ class IcebergSink(Sink):
         files = []
         changes = [change for change in batch.changes if change.rows.num_rows]
         if changes:
-            owner = min(change.tp for change in changes)
-            files = [rows.file for rows in staging.data_files({owner: union_changelog(changes)})[owner]]
+            owner, rows = min(change.tp for change in changes), union_changelog(changes)
+            self._live.width.saw(rows)
+            files = [staged.file for staged in staging.data_files({owner: rows})[owner]]
         return Staged(batch, metadata.schema(), files, None)
 
     def _catch_up(self, table: Table, state: SinkState, batch: Batch) -> bool:

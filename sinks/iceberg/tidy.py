@@ -30,7 +30,7 @@ from sinks.iceberg.files import Staging
 from sinks.iceberg.live_files import LiveFile, LiveFiles
 from sinks.iceberg.rebuild import alive_rows, deleted_positions
 from sinks.iceberg.store import columns_by_id, open_parquet
-from sinks.merged_rows import merged
+from sinks.merged_rows import merged, read_within
 from sinks.owners import owner_id, owner_of
 from sinks.tiers import Candidate, Chosen, Compaction, Files, Patience, candidates, tier, worth_rewriting
 from sources.changes import TopicPartition
@@ -44,10 +44,12 @@ GARBAGE_POSITIONS = 50_000
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be rewritten: data files that become one, per Kafka partition, and delete files that become one."""
+    """What is to be rewritten: data files that become one, per Kafka partition, and delete files that become one; bytes
+    of rows in memory after which a group is left as it is."""
 
     data: Chosen[LiveFile]
     deletes: Sequence[tuple[TopicPartition, Sequence[LiveFile]]]
+    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ class Tidied:
 
 def due(live: LiveFiles, when: Patience | Compaction, known: Mapping[TopicPartition, Files]) -> Step | None:
     """What there is to do for the files of these Kafka partitions, None if it can wait. Looks at nothing but memory."""
-    groups = candidates(live.data, known)
+    groups = candidates(live.data, known, live.width.bytes)
     data = worth_rewriting(groups, when)
     dead: dict[tuple[int, str], int] = defaultdict(int)
     for _, group in groups:
         dead[group[0].live.group] += sum(candidate.indexed.dead for candidate in group)
     deletes = [] if isinstance(when, Compaction) else list(_chosen_deletes(live, known, dead, when))
-    return Step(data, deletes) if data or deletes else None
+    return Step(data, deletes, when.memory_bytes) if data or deletes else None
 
 
 def _chosen_deletes(
@@ -120,8 +122,9 @@ def stage(
     """
     io = table.io
     tidied = Tidied()
-    for tp, files in step.data:
-        rows = merged(_live_rows(table, live, files, counted=counted), order)
+    for tp, group in step.data:
+        parts, files = _live_rows(table, live, group, step.memory_bytes, counted=counted)
+        rows = merged(parts, order)
         for staged in staging.data_files({tp: rows})[tp] if rows else ():
             tidied.files.append(staged.file)
             tidied.placed[tp].append(PlacedRows(staged.file.file_path, staged.rows.select(list(order))))
@@ -138,9 +141,11 @@ def stage(
     return tidied
 
 
-def _live_rows(table: Table, live: LiveFiles, files: Sequence[Candidate[LiveFile]], *, counted: bool) -> list[pa.Table]:
-    """The live rows of each file of one group that has some, under the table's column names of today; columns that are
-    gone are left out."""
+def _live_rows(
+    table: Table, live: LiveFiles, files: Sequence[Candidate[LiveFile]], memory_bytes: int, *, counted: bool
+) -> tuple[list[pa.Table], list[Candidate[LiveFile]]]:
+    """The live rows of each file of one group that has some, under the table's column names of today (columns that are
+    gone are left out), and the files that were looked at: all, if their rows don't take more memory than this."""
     group = {file.live.path: file for file in files}
     deletes = [file.path for file in live.deletes.values() if file.group == files[0].live.group]
     look = any(file.indexed.dead for file in files) or not counted
@@ -154,9 +159,15 @@ def _live_rows(table: Table, live: LiveFiles, files: Sequence[Candidate[LiveFile
         if found:
             masks[path] = pa.array(alive)
     names = {field.field_id: field.name for field in table.schema().fields}
-    opened = at_once(lambda path: open_parquet(table.io, path), masks)
-    # one after the other: decoding takes several times the memory of what comes out
-    return [columns_by_id(parquet, names).filter(masks[path]) for path, parquet in zip(masks, opened, strict=True)]
+    opened = dict(zip(masks, at_once(lambda path: open_parquet(table.io, path), masks), strict=True))
+
+    def read(path: str) -> pa.Table:
+        rows = columns_by_id(opened[path], names)
+        live.width.saw(rows)
+        return rows.filter(masks[path])
+
+    tables, taken = read_within(memory_bytes, masks, read)
+    return tables, [group[path] for path in group if path in taken or path not in masks]
 
 
 def _still_there(

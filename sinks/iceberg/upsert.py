@@ -107,6 +107,7 @@ class Upserts:
         if not any(change.rows.num_rows for change in batch.changes):
             return RowDelta([], [], ())
         reduced = reduce(batch, partial(self._current, table))
+        self._live.width.saw(reduced.upserts)
         key = tuple(sorted(reduced.key))  # in the order of a rebuild, which can't know the source's
         changed = list(by_partition(reduced, batch))
         staged = staging.data_files({tp: upserts for tp, upserts, _ in changed if upserts.num_rows})

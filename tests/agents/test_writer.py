@@ -19,6 +19,7 @@ from sinks.base import Batch, Receipt, Target
 from sinks.memory import MemorySink, MemoryStore
 from sources.changes import UNCHANGED_FIELD, ChangeBatch, Chunk, DecodedChunk, Rejected, TableSchema, TopicPartition
 
+pytestmark = pytest.mark.timeout(120)  # a commit that never comes
 TP = TopicPartition("t", 0)
 SCHEMA = TableSchema(pa.schema([pa.field("id", pa.int64(), nullable=False)]), ("id",), 1)
 RETRY = RetryConfig(initial_wait_seconds=0.01, max_wait_seconds=0.02)
@@ -133,7 +134,7 @@ async def test_a_commit_is_due_when_batch_size_rows_are_there() -> None:
     async with running(batch_size=10) as h:
         h.writer.add(*chunk(0, 6))
         h.writer.add(*chunk(6, 6))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert commit.receipt.next_offsets == {TP: 12}
         assert h.ids() == list(range(12))
 
@@ -141,7 +142,7 @@ async def test_a_commit_is_due_when_batch_size_rows_are_there() -> None:
 async def test_a_commit_is_due_when_the_oldest_chunk_is_old_enough() -> None:
     async with running(batch_size=1_000_000, interval=0.05) as h:
         h.writer.add(*chunk(0, 3))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         assert h.ids() == [0, 1, 2]
 
 
@@ -149,12 +150,12 @@ async def test_after_a_commit_the_next_one_pauses_so_that_chunks_gather() -> Non
     async with running(batch_size=1) as h:
         h.sink.before = lambda: time.sleep(0.1)  # a commit that takes its time
         h.writer.add(*chunk(0, 1))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         h.sink.before = lambda: None
         started = time.monotonic()
         h.writer.add(*chunk(1, 1))
         h.writer.add(*chunk(2, 1))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert commit.ranges[TP] == (1, 3)
         assert time.monotonic() - started > 0.15
 
@@ -165,7 +166,7 @@ async def test_upkeep_that_fails_does_not_keep_changes_from_being_written(error:
         h.sink.untidy = [error]
         for offset in (0, 1):
             h.writer.add(*chunk(offset, 1))
-            await asyncio.wait_for(h.commits.get(), 5)
+            await h.commits.get()
         assert (h.ids(), h.sink.untidy) == ([0, 1], [])
         assert h.failures.empty()
 
@@ -174,7 +175,7 @@ async def test_a_defect_in_upkeep_ends_the_writer() -> None:
     async with running(batch_size=1) as h:
         h.sink.untidy = [KeyError("a defect")]
         h.writer.add(*chunk(0, 1))
-        assert isinstance(await asyncio.wait_for(h.failures.get(), 5), KeyError)
+        assert isinstance(await h.failures.get(), KeyError)
 
 
 async def test_memory_that_runs_short_ends_the_pause() -> None:
@@ -182,11 +183,11 @@ async def test_memory_that_runs_short_ends_the_pause() -> None:
         h.pressed = True
         h.sink.before = lambda: time.sleep(0.5)
         h.writer.add(*chunk(0, 1))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         h.sink.before = lambda: None
         started = time.monotonic()
         h.writer.add(*chunk(1, 1))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         assert time.monotonic() - started < 0.9  # the pause would be a second
 
 
@@ -198,7 +199,7 @@ async def test_a_commit_takes_chunks_up_to_a_size_and_leaves_the_rest_to_the_nex
         await asyncio.sleep(0.05)  # its commit is under way; these gather meanwhile, of one byte each
         for first in range(1, 8):
             h.writer.add(*chunk(first, 1))
-        commits = [await asyncio.wait_for(h.commits.get(), 5) for _ in range(4)]
+        commits = [await h.commits.get() for _ in range(4)]
         assert [sum(commit.rows.values()) for commit in commits] == [1, 3, 3, 1]
         assert h.ids() == list(range(8))
         assert (h.writer.buffered_rows, h.writer.buffered_bytes) == (0, 0)
@@ -209,7 +210,7 @@ async def test_a_chunk_without_changes_moves_the_offset() -> None:
         h.writer.add(*chunk(0, 0)[:1], DecodedChunk(()))  # an empty chunk moves nothing
         raw, _ = chunk(0, 3)
         h.writer.add(raw, DecodedChunk(()))  # three tombstones
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert commit.receipt.next_offsets == {TP: 3}
 
 
@@ -219,17 +220,17 @@ async def test_chunks_that_arrive_during_a_commit_form_one_next_commit() -> None
 
         def hold() -> None:
             loop.call_soon_threadsafe(entered.set)
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(5)
+            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
 
         h.sink.before = hold
         h.writer.add(*chunk(0, 1))
-        await asyncio.wait_for(entered.wait(), 5)
+        await entered.wait()
         for first in range(1, 9):
             h.writer.add(*chunk(first, 1))
         h.sink.before = lambda: None
         gate.set()
-        await asyncio.wait_for(h.commits.get(), 5)
-        second = await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
+        second = await h.commits.get()
         assert second.ranges[TP] == (1, 9)
 
 
@@ -237,7 +238,7 @@ async def test_an_unavailable_destination_is_retried_with_the_same_batch() -> No
     async with running(batch_size=1) as h:
         h.sink.fail = [Unavailable("away"), Unavailable("still away")]
         h.writer.add(*chunk(0, 4))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         assert len(h.sink.batches) == 3
         assert [str(error) for error in h.errors] == ["away", "still away"]
         assert h.ids() == [0, 1, 2, 3]
@@ -248,11 +249,11 @@ async def test_a_retry_is_given_up_when_the_partitions_are_taken_away() -> None:
         h.sink.before = lambda: h.writer.drop()
         h.sink.fail = [Unavailable("away")]
         h.writer.add(*chunk(0, 4))
-        await asyncio.wait_for(h.failed_attempt.wait(), 5)
+        await h.failed_attempt.wait()
         h.sink.before = lambda: None
         h.writer.assign({TP: 0})
         h.writer.add(*chunk(0, 2))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert commit.ranges[TP] == (0, 2)
         assert h.ids() == [0, 1]
 
@@ -263,7 +264,7 @@ async def test_what_the_destination_has_is_left_out_and_a_hole_is_refused() -> N
         h.writer.add(*chunk(0, 5))
         assert h.writer.buffered_rows == 0
         h.writer.add(*chunk(3, 4))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert commit.ranges[TP] == (5, 7)
         with pytest.raises(OffsetGap, match="wants offset 7 next, but a chunk starts at 9"):
             h.writer.add(*chunk(9, 1))
@@ -273,7 +274,7 @@ async def test_an_unexpected_error_is_reported_once_and_nothing_more_is_written(
     async with running(batch_size=1) as h:
         h.sink.fail = [RuntimeError("a defect")]
         h.writer.add(*chunk(0, 1))
-        failure = await asyncio.wait_for(h.failures.get(), 5)
+        failure = await h.failures.get()
         assert str(failure) == "a defect"
         assert len(h.sink.batches) == 1
 
@@ -288,7 +289,7 @@ async def test_records_that_the_sink_cannot_apply_are_set_aside_before_the_other
             h.writer.add(raw, DecodedChunk((replace(change, rows=rows),)))
         h.sink.fail = [ValuesUnknown({("t", 0, 1): "no name", ("t", 0, 4): "no name either"})]
         h.sink.before = lambda: h.landed_after.append(list(h.rejected))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert h.rejected == [(1, "no name"), (4, "no name either")]
         assert h.landed_after == [[], h.rejected]
         assert h.ids() == [0, 2, 3, 5]
@@ -302,7 +303,7 @@ async def test_rows_of_unknown_values_are_asked_for_before_the_others_land() -> 
         h.sink.fail = [ValuesUnknown({("t", 0, 1): "no name", ("t", 0, 2): "no name either"})]
         h.sink.before = lambda: h.landed_after.append(list(h.asked))
         h.writer.add(*chunk(0, 4))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert [(topic, sorted(ids)) for topic, ids in h.asked] == [("t", [1, 2])]
         assert h.landed_after == [[], h.asked]
         assert h.ids() == [0, 3]
@@ -314,7 +315,7 @@ async def test_records_of_a_refused_schema_are_dead_letters_where_rows_are_read_
     async with running(batch_size=2, sets_aside=True, reads_again=True) as h:
         h.sink.fail = [SchemaRefused({("t", 0, 1): "another type"})]
         h.writer.add(*chunk(0, 2))
-        await asyncio.wait_for(h.commits.get(), 5)
+        await h.commits.get()
         assert h.rejected == [(1, "another type")]
         assert h.asked == []
 
@@ -324,7 +325,7 @@ async def test_records_of_a_refused_schema_are_set_aside_from_any_chunk() -> Non
         h.sink.fail = [SchemaRefused({("t", 0, 1): "another type", ("t", 0, 2): "another type"})]
         h.writer.add(*chunk(0, 2))
         h.writer.add(*chunk(2, 2))
-        commit = await asyncio.wait_for(h.commits.get(), 5)
+        commit = await h.commits.get()
         assert h.rejected == [(1, "another type"), (2, "another type")]
         assert h.ids() == [0, 3]
         assert commit.receipt.next_offsets == {TP: 4}
@@ -334,7 +335,7 @@ async def test_refused_record_whose_chunk_was_not_kept_ends_the_writer_and_is_no
     async with running(batch_size=2) as h:
         h.sink.fail = [SchemaRefused({("t", 0, 1): "another type"})]
         h.writer.add(*chunk(0, 2))
-        failure = await asyncio.wait_for(h.failures.get(), 5)
+        failure = await h.failures.get()
         assert isinstance(failure, SchemaRefused)
         assert h.rejected == []
         assert h.store.load() is None

@@ -10,8 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
-import duckdb_extension_delta
 import pyarrow as pa
 from contract_events import TOPIC, canonical
 from contract_harness import Factory, target
@@ -22,6 +20,7 @@ from config.pipeline import DeltaConfig
 from sinks.base import Sink
 from sinks.delta.sink import DeltaSink
 from sinks.delta.vector_sink import VectorSink
+from stack.readers import connect_duckdb
 from tables.key_index import KeyIndex
 
 Hook = Callable[[], None] | None
@@ -29,10 +28,11 @@ Hook = Callable[[], None] | None
 
 def read_delta(path: Path) -> list[dict[str, Any]]:
     """All rows of a Delta table by DuckDB, which shares no code with delta-rs' writer."""
-    extension = next(Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension"))
-    with duckdb.connect() as connection:
-        connection.execute(f"INSTALL '{extension}'; LOAD delta; SET TimeZone = 'UTC'")
-        return connection.execute(f"SELECT * FROM delta_scan('{path}')").to_arrow_table().to_pylist()
+    with connect_duckdb(delta=True) as connection:
+        found: list[dict[str, Any]] = (
+            connection.execute(f"SELECT * FROM delta_scan('{path}')").to_arrow_table().to_pylist()
+        )
+    return found
 
 
 def read_by_delta_rs(path: Path) -> list[dict[str, Any]]:

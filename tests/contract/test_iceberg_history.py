@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -149,6 +150,68 @@ def test_a_removal_that_is_cut_short_anywhere_is_taken_up(mode: Any, tmp_path: P
             commit(sink, *parts(30 - offset, offset))
         assert on_disk(folder) == needed(present(harness))
         assert harness.rows() == expected(harness, *parts(30))
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time for more than three files a commit."""
+    monkeypatch.setattr(history, "CLEAN_SECONDS", 0)
+    monkeypatch.setattr(history, "FILES_AT_LEAST", 3)
+
+
+@pytest.mark.usefixtures("hurry")
+def test_no_commit_waits_long_for_removals_and_all_come_to_an_end(tmp_path: Path) -> None:
+    harness = make("upsert", tmp_path)
+    sizes = []
+    with closing(opened(harness)) as sink:
+        for part in parts(40):
+            sink.write(batch(part))
+            before = on_disk(tmp_path)
+            sink.tidy()
+            gone = before - on_disk(tmp_path)
+            sizes.append(sum(not path.endswith(".metadata.json") for path in gone))
+        assert max(sizes) <= 3 + 1  # and a list that was worked off
+        for _ in range(100):
+            sink.tidy()
+    assert on_disk(tmp_path) == needed(present(harness))
+    assert harness.rows() == expected(harness, *parts(40))
+
+
+@pytest.mark.usefixtures("hurry")
+def test_removals_that_were_begun_are_ended_by_whoever_comes_next(tmp_path: Path) -> None:
+    harness = make("upsert", tmp_path)
+    for start in range(0, 40, 4):
+        with closing(opened(harness)) as sink:
+            commit(sink, *parts(4, start))
+    with closing(opened(harness)) as first, closing(opened(harness)) as second:
+        commit(first, *parts(1, 40))
+        commit(second, *parts(1, 41))
+        for _ in range(100):
+            first.tidy()
+            second.tidy()
+        commit(first, *parts(1, 42))
+    assert lists(tmp_path) == set()
+    assert needed(present(harness)) <= on_disk(tmp_path)
+    assert harness.rows() == expected(harness, *parts(43))
+
+
+def test_each_list_is_read_once_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour of commits has hundreds of them."""
+    opens: list[str] = []
+    open_ = PyArrowFileIO.new_input
+
+    def counted(io: PyArrowFileIO, location: str) -> Any:
+        opens.append(location)
+        return open_(io, location)
+
+    monkeypatch.setattr(PyArrowFileIO, "new_input", counted)
+    harness = make("append", tmp_path, grace=600)
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts(60))
+    waiting = lists(tmp_path)
+    assert len(waiting) > 10
+    reads = Counter(path for path in opens if "lw-retired-" in path)
+    assert sum(reads.values()) <= 3 * len(waiting)
 
 
 class cut_short:  # noqa: N801 - used like a function

@@ -7,7 +7,7 @@ time, comes anew in another session; it never sees half a commit; and Lakeward w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from spark_history import (
     FOREIGN,
     HISTORY,
     MORE,
+    Commit,
     Row,
     SparkTable,
     commits,
@@ -31,7 +32,7 @@ from spark_history import (
     selected,
 )
 
-from config.errors import ConfigurationError
+from config.errors import ConfigurationError, DestinationChanged
 from sinks.delta import upkeep
 from sources.changes import ChangeBatch, TopicPartition
 
@@ -220,14 +221,47 @@ def test_spark_and_the_sink_that_write_at_the_same_time_lose_nothing(kind: Kind,
             failed.append(error)
 
     other = threading.Thread(target=insert_all)
-    with closing(opened(lake.harness)) as sink:
-        other.start()
-        for commit in ours[1:]:
-            write_until_acknowledged(sink, batch(*commit))
-            sink.tidy()
-        other.join()
+    other.start()
+    while not _written(lake, ours[1:]):
+        pass
+    other.join()
     assert not failed
     lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat(ours), *theirs))
+
+
+def _written(lake: DeltaLake, made: Sequence[Commit]) -> bool:
+    """Write as a worker does; False if that ended as one of its commits was overwritten, and is to be started again.
+
+    On disk Spark looks whether a version is there and renames its own file to it then: what is put in between is gone
+    (Delta's documents ask for a log store of its own where several programs write).
+    """
+    version = None
+    with closing(opened(lake.harness)) as sink:
+        for commit in made:
+            try:
+                version = write_until_acknowledged(sink, batch(*commit)).version or version
+                sink.tidy()
+            except DestinationChanged:
+                assert version is not None
+                assert "Spark" in lake.log_entry(version).read_text()
+                return False
+    return True
+
+
+@each_kind
+def test_commit_that_spark_overwrote_is_noticed_and_written_again(kind: Kind, make: MakeLake) -> None:
+    lake = make(kind, "partitioned")
+    lake.write(MADE)
+    with closing(opened(lake.harness)) as sink:
+        version = sink.write(batch(*AFTER[0])).version
+        assert version is not None
+        lake.log_entry(version).unlink()
+        lake.spark.run(insert(901, 1, FOREIGN))
+        assert "Spark" in lake.log_entry(version).read_text()
+        with pytest.raises(DestinationChanged, match=r"went back.*restart"):
+            sink.write(batch(*AFTER[1]))
+    assert _written(lake, AFTER)
+    lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat([*MADE, *AFTER]), foreign("c", 901, 1, FOREIGN)))
 
 
 @each_kind

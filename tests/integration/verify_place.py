@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import yaml
 from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import In
 
@@ -135,7 +136,7 @@ class Damage:
         for _ in range(100):
             try:
                 write()
-            except CommitFailedException:
+            except (CommitFailedException, CommitFailedError):
                 time.sleep(0.2)
             else:
                 return

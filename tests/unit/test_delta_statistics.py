@@ -10,8 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import duckdb_extension_delta
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 
 from sinks.delta.actions import DataFile
 from sinks.delta.statistics import statistics
+from stack.readers import connect_duckdb
 
 _LONG = "x" * 31
 texts = st.one_of(
@@ -91,9 +90,7 @@ def table(folder: Path, kind: pa.DataType, files: Sequence[Sequence[Any]], *, bo
 
 @pytest.fixture(scope="module")
 def duck() -> Any:
-    extension = next(Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension"))
-    with duckdb.connect() as connection:
-        connection.execute(f"INSTALL '{extension}'; LOAD delta; SET TimeZone = 'UTC'")
+    with connect_duckdb(delta=True) as connection:
         yield connection
 
 

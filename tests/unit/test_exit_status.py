@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
-from config.errors import LakewardError, PipelineStopped, exit_status
+from config.errors import LakewardError, PipelineStopped, exit_status, last_words
 
 GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
 
@@ -33,6 +33,12 @@ def test_defects_and_lack_of_memory_or_disk_are_told_apart() -> None:
     assert exit_status(MemoryError()) == os.EX_OSERR
     assert exit_status(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == os.EX_IOERR
     assert exit_status(Exception("IO error: No space left on device: While appending")) == os.EX_IOERR
+
+
+def test_lack_of_memory_is_said_with_the_way_out() -> None:
+    assert last_words(MemoryError()).startswith("memory ran out (no room): give")
+    assert "(malloc of size 9 failed)" in last_words(MemoryError("malloc of size 9 failed"))
+    assert last_words(PipelineStopped("why")) == "why"
 
 
 def test_a_broker_that_went_away_is_told_from_one_that_refuses() -> None:

@@ -1,5 +1,6 @@
 """What `cdc verify` reads of each type out of real databases is what the lake tables hold (see the specimens), in every
-mode of the connector. `test_types` compares with what connectors send; here a wrong expression shows in seconds."""
+mode of the connector. The tests of each database's types compare with what connectors send; here a wrong expression
+shows in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pymysql
 import pytest
 from postgres_specimens import DEAD, Specimen
-from test_types import MARIADB_VARIANTS, POSTGRES_VARIANTS, TEXT, column, inserts, normal, rows_of
+from type_captures import MARIADB_VARIANTS, POSTGRES_VARIANTS, TEXT, column, inserts, rows_of
+from type_checks import normal
 
 from config.columns import ColumnConfig
 from config.pipeline import SourceConfig
