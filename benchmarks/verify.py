@@ -132,8 +132,8 @@ async def fill_source(kind: str, server: Endpoint, rows: int) -> None:
             connection.cursor().execute(statement.format(rows=rows))
 
 
-async def fill_lakes(config: PipelineConfig) -> None:
-    """The same rows in both lake tables, in files of `ROWS_PER_FILE`."""
+async def fill_lakes(config: PipelineConfig, rows_per_file: int) -> None:
+    """The same rows in both lake tables."""
     columns = pa.schema(list(COLUMNS.items()))
     plans = {plan.target.sink_id: plan for plan in plan_tables(config)}
     iceberg = plans["iceberg"]
@@ -163,7 +163,7 @@ async def fill_lakes(config: PipelineConfig) -> None:
 
     def take(rows: pa.Table) -> None:
         waiting.append(rows)
-        if sum(map(len, waiting)) >= ROWS_PER_FILE:
+        if sum(map(len, waiting)) >= rows_per_file:
             flush()
 
     source, described = await _source(config)
@@ -225,12 +225,12 @@ def in_child(config: PipelineConfig, sink_id: str) -> dict[str, Any]:
 
 
 @contextmanager
-def tables(kind: str, server: Endpoint, rows: int) -> Iterator[PipelineConfig]:
+def tables(kind: str, server: Endpoint, rows: int, rows_per_file: int = ROWS_PER_FILE) -> Iterator[PipelineConfig]:
     """A filled database and lake tables, in a temporary folder."""
     with TemporaryDirectory(prefix="verify-bench-") as folder:
         config = pipeline(Path(folder), kind, server)
         asyncio.run(fill_source(kind, server, rows))
-        asyncio.run(fill_lakes(config))
+        asyncio.run(fill_lakes(config, rows_per_file))
         yield config
 
 
