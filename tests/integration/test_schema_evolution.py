@@ -5,30 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
 import yaml
+from deployments import deployed, lake_rows, new_worker, own_database, postgres_source, watched, written
 
-from app.deployment import deploy, deployed_topics, remove_topics, undeploy
-from config.environment import Settings, load_settings
-from sinks.factory import plan_tables
+from config.environment import Settings
 from sources.debezium.client import DebeziumClient
 from sources.schema_registry import SchemaRegistry
-from stack.ports import free_port
 from stack.testing import StartServices
 from stack.worker import WorkerProcess
-from verify.lake import read_sink_table
 from verify.run import verify_pipeline
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,6 +53,25 @@ class Place:
     database: asyncpg.Connection
     worker: WorkerProcess
 
+    async def begin(self) -> None:
+        """Put some rows into each table, and let any schema into the registry of those that it would refuse."""
+        await self.execute(
+            *(f"INSERT INTO {table} (id) VALUES (1), (2), (3)" for table in TABLES),
+            "UPDATE added SET name = 'n' || id",
+            "UPDATE dropped SET name = 'n' || id, extra = id * 1.25",
+            "UPDATE retyped SET size = id",
+            "UPDATE widened SET size = id, price = id + 0.5",
+            "UPDATE renamed SET name = 'n' || id",
+            "UPDATE again SET size = id, name = 'n' || id",
+            "UPDATE refused SET size = id",
+        )
+        for table in TABLES:
+            await self.as_at_source(table)
+        registry = SchemaRegistry(self.settings.platform.kafka.schema_registry)
+        for table in ("retyped", "again"):  # the registry's own rule, BACKWARD, would refuse these
+            await registry.set_mode(self.subject(table), "NONE")
+        await registry.close()
+
     async def execute(self, *statements: str) -> None:
         """One transaction."""
         async with self.database.transaction():
@@ -70,10 +84,7 @@ class Place:
 
     def lake(self, sink_id: str, table: str) -> dict[int, Row]:
         """A sink's rows by key, without nulls and the columns of Lakeward."""
-        topic = self.settings.pipeline.topic(f"public.{table}")
-        plan = next(p for p in plan_tables(self.settings.pipeline, [sink_id]) if topic in p.target.topics)
-        rows = read_sink_table(plan, topic)
-        return {} if rows is None else _by_key(rows.to_pylist())
+        return _by_key(lake_rows(self.settings, sink_id, f"public.{table}") or [])
 
     async def settled(self, table: str, iceberg: dict[int, Row], delta: dict[int, Row] | None = None) -> None:
         """Wait until the tables have these rows."""
@@ -122,21 +133,29 @@ async def place(start_services: StartServices, tmp_path_factory: pytest.TempPath
     """Tables with some rows each, a running connector and a running worker."""
     services = start_services("connect", "postgres")
     folder = tmp_path_factory.mktemp("evolution")
-    server, name = services["postgres"], f"e{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    admin = await asyncpg.connect(**login, database=server.more["database"])
-    await admin.execute(f"CREATE DATABASE {name}")
-    database = await asyncpg.connect(**login, database=name)
-    for table, columns in TABLES.items():
-        await database.execute(f"CREATE TABLE {table} ({columns})")
-    source = {
-        **{key: value for key, value in login.items() if key != "user"},
-        "username": server.user,
-        "database": name,
-        "tables": [f"public.{table}" for table in TABLES],
-        "slot_name": name,
-        "publication_name": name,
-    }
+    server = services["postgres"]
+    async with own_database(server) as (database, name):
+        for table, columns in TABLES.items():
+            await database.execute(f"CREATE TABLE {table} ({columns})")
+        settings = written(
+            folder,
+            services,
+            name,
+            postgres_source(server, name, *TABLES),
+            _sinks(folder),
+            connector={"extra_config": {"poll.interval.ms": "50"}},
+            schema_monitor_interval_seconds=1.0,
+        )
+        worker = new_worker(folder)
+        async with deployed(settings):
+            worker.start()
+            with watched(worker):
+                found = Place(folder, settings, database, worker)
+                await found.begin()
+                yield found
+
+
+def _sinks(folder: Path) -> list[dict[str, Any]]:
     lake = {
         "catalog_uri": f"sqlite:///{folder}/catalog.db",
         "warehouse": f"file://{folder}/lake",
@@ -151,66 +170,10 @@ async def place(start_services: StartServices, tmp_path_factory: pytest.TempPath
         "flush_interval_seconds": 0.3,
         "schema_evolution": {"type": "lenient", "widen": "lenient"},
     }
-    sinks = [
+    return [
         {"sink_id": "iceberg", "sink_type": "iceberg", "iceberg": lake},
         {"sink_id": "delta", "sink_type": "delta", "delta": vectors},
     ]
-    platform = {
-        "kafka": {
-            "bootstrap_servers": services["kafka"].address,
-            "schema_registry_url": services["registry"].url,
-            "topic_num_partitions": 2,
-        },
-        "connector": {
-            "connect_url": services["connect"].url,
-            "converter": "avro-apicurio",
-            "registry_url": services["registry"].more["converter_url"],
-            "extra_config": {"poll.interval.ms": "50"},
-        },
-        "schema_monitor_interval_seconds": 1.0,
-    }
-    files = folder / "pipeline.yaml", folder / "platform.yaml"
-    pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
-    for path, content in zip(files, (pipeline, platform), strict=True):
-        path.write_text(yaml.safe_dump(content))
-    settings = load_settings(*files, environ=os.environ)
-    worker = WorkerProcess(*files, folder / "data", folder / "worker.log", web_port=free_port())
-
-    def quiet(_: str) -> None:
-        """Nobody reads it."""
-
-    await deploy(settings.pipeline, settings.platform, quiet, quiet)
-    worker.start()
-    try:
-        found = Place(folder, settings, database, worker)
-        await found.execute(
-            *(f"INSERT INTO {table} (id) VALUES (1), (2), (3)" for table in TABLES),
-            "UPDATE added SET name = 'n' || id",
-            "UPDATE dropped SET name = 'n' || id, extra = id * 1.25",
-            "UPDATE retyped SET size = id",
-            "UPDATE widened SET size = id, price = id + 0.5",
-            "UPDATE renamed SET name = 'n' || id",
-            "UPDATE again SET size = id, name = 'n' || id",
-            "UPDATE refused SET size = id",
-        )
-        for table in TABLES:
-            await found.as_at_source(table)
-        registry = SchemaRegistry(settings.platform.kafka.schema_registry)
-        for table in ("retyped", "again"):  # the registry's own rule, BACKWARD, would refuse these
-            await registry.set_mode(found.subject(table), "NONE")
-        await registry.close()
-        yield found
-    except BaseException as error:
-        error.add_note(f"The worker's log ends:\n{worker.tail(40)}")
-        raise
-    finally:
-        if worker.running():
-            worker.kill()
-        await undeploy(settings.pipeline, settings.platform, quiet)
-        await remove_topics(settings.platform, await deployed_topics(settings.pipeline, settings.platform), quiet)
-        await database.close()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
 
 
 async def test_added_column_is_added_and_its_version_told_and_shown(place: Place) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,13 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pymysql
 import pytest
+from deployments import delta, iceberg, login, mariadb_source, postgres_source
+from verify_place import Damage, Place, Writer
 
 from stack.manager import Endpoints
 from stack.testing import StartServices
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from verify_place import Damage, Place, Writer
 
 SIGNALS = "CREATE TABLE {} (id varchar(64) PRIMARY KEY, type varchar(32) NOT NULL, data text)"
 
@@ -53,20 +51,8 @@ def services(start_services: StartServices) -> Endpoints:
 
 def lake(folder: Path, *names: str) -> list[dict[str, Any]]:
     """Sinks named `iceberg-upsert`, `delta-append` and so on."""
-    sections: dict[str, Any] = {
-        "iceberg": lambda mode: {
-            "catalog_uri": f"sqlite:///{folder}/catalog.db",
-            "warehouse": f"file://{folder}/lake",
-            "table_namespace": mode,
-        },
-        "delta": lambda mode: {"table_uri": f"{folder}/{mode}/{{table}}"},
-    }
-    found = []
-    for name in names:
-        kind, mode = name.split("-")
-        section = {**sections[kind](mode), "write_mode": mode, "flush_interval_seconds": 0.5}
-        found.append({"sink_id": name, "sink_type": kind, kind: section})
-    return found
+    forms = {"iceberg": iceberg, "delta": delta}
+    return [forms[form](folder, mode) for form, mode in (name.split("-") for name in names)]
 
 
 def step(execute: Any, number: int) -> None:
@@ -92,23 +78,17 @@ def postgres(
 ) -> Iterator[tuple[Place, Any, Any]]:
     """A pipeline over a database of its own, and two ways (connections) to execute a statement. `columns`: by table."""
     server, name = services["postgres"], f"v{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    admin = psycopg2.connect(**login, dbname=server.more["database"])
+    admin = psycopg2.connect(**login(server), dbname=server.more["database"])
     admin.autocommit = True
     admin.cursor().execute(f"CREATE DATABASE {name}")
-    source = {
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "database": name,
-        "tables": [f"public.{table}" for table in tables],
-        "columns": {f"public.{table}": rules for table, rules in (columns or {}).items()},
-        "signal_table": "public.signals",
-        "slot_name": name,
-        "publication_name": name,
-    }
-    connections = [psycopg2.connect(**login, dbname=name) for _ in range(2)]
+    source = postgres_source(
+        server,
+        name,
+        *tables,
+        columns={f"public.{table}": rules for table, rules in (columns or {}).items()},
+        signal_table="public.signals",
+    )
+    connections = [psycopg2.connect(**login(server), dbname=name) for _ in range(2)]
     for connection in connections:
         connection.autocommit = True
     execute, write = (connection.cursor().execute for connection in connections)
@@ -129,18 +109,9 @@ def mariadb(
 ) -> Iterator[tuple[Place, Any, Any]]:
     """As `postgres`."""
     server, name = services["mariadb"], f"v{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
-    source = {
-        "source_type": "mariadb",
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "database": name,
-        "tables": [f"{name}.{table}" for table in tables],
-        "signal_table": f"{name}.signals",
-    }
-    with pymysql.connect(**login, autocommit=True) as database, pymysql.connect(**login, autocommit=True) as writing:
+    source = mariadb_source(server, name, *tables, signal_table=f"{name}.signals")
+    connect = partial(pymysql.connect, **login(server), autocommit=True)
+    with connect() as database, connect() as writing:
         for connection in (database, writing):
             if connection is database:
                 connection.cursor().execute(f"CREATE DATABASE {name}")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_verify import NONE, counts, examples, mariadb, postgres
+from verify_place import Place
 
 from stack.manager import Endpoints
 from stack.testing import StartServices
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from test_verify import NONE, counts, examples, mariadb, postgres
-from verify_place import Place
 
 POSTGRES_TYPES = {
     "b": ("boolean", "true", "false"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from click.testing import CliRunner
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
+from deployments import files, gone, new_worker, quiet, watched, written
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import In
 
 from app.commands.verify import verify
-from app.deployment import deploy, deployed_topics, remove_topics, undeploy
-from config.environment import Settings, load_settings
+from app.deployment import deploy
+from config.environment import Settings
 from sinks.factory import TablePlan, plan_tables
 from sinks.iceberg.catalog import connect
 from stack.manager import Endpoints
-from stack.ports import free_port
 from stack.worker import WorkerProcess
 
 
@@ -36,47 +34,25 @@ class Place:
 
     def __init__(self, folder: Path, services: Endpoints, name: str, source: dict[str, Any], sinks: list[Any]) -> None:
         self.folder = folder
-        pipeline = {"pipeline_id": name, "topic_prefix": name, "source": source, "sinks": sinks}
-        platform = {
-            "kafka": {
-                "bootstrap_servers": services["kafka"].address,
-                "schema_registry_url": services["registry"].url,
-                "topic_num_partitions": 2,
-            },
-            "connector": {
-                "connect_url": services["connect"].url,
-                "converter": "avro-apicurio",
-                "registry_url": services["registry"].more["converter_url"],
-            },
-        }
-        self.files = folder / "pipeline.yaml", folder / "platform.yaml"
-        for path, content in zip(self.files, (pipeline, platform), strict=True):
-            path.write_text(yaml.safe_dump(content))
-        self.settings: Settings = load_settings(*self.files, environ=os.environ)
+        self.settings: Settings = written(folder, services, name, source, sinks)
 
     @contextmanager
     def running(self) -> Iterator[WorkerProcess]:
         """Connector and worker for as long as the block lasts."""
-        pipeline, platform = self.settings.pipeline, self.settings.platform
-        worker = WorkerProcess(*self.files, self.folder / "data", self.folder / "worker.log", web_port=free_port())
-        asyncio.run(deploy(pipeline, platform, lambda _: None, lambda _: None))
+        worker = new_worker(self.folder)
+        asyncio.run(deploy(self.settings.pipeline, self.settings.platform, quiet, quiet))
         try:
             worker.start()
-            yield worker
-        except BaseException as error:
-            error.add_note(f"The worker's log ends:\n{worker.tail(60)}")
-            raise
+            with watched(worker):
+                yield worker
         finally:
-            if worker.running():
-                worker.kill()
-            asyncio.run(undeploy(pipeline, platform, lambda _: None))
-            topics = asyncio.run(deployed_topics(pipeline, platform))
-            asyncio.run(remove_topics(platform, topics, lambda _: None))
+            asyncio.run(gone(self.settings))
 
     def verify(self, *options: str) -> tuple[int, dict[tuple[str, str], dict[str, Any]]]:
         """Exit status, and what was found of each (sink, table)."""
-        files = [str(self.files[0]), "--platform-config", str(self.files[1])]
-        done = CliRunner().invoke(verify, [*files, "--format", "json", "--timeout", "300", *options])
+        pipeline, platform = map(str, files(self.folder))
+        command = [pipeline, "--platform-config", platform, "--format", "json", "--timeout", "300", *options]
+        done = CliRunner().invoke(verify, command)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         assert done.stdout, done.stderr
         report = json.loads(done.stdout)

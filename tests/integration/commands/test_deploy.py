@@ -7,6 +7,7 @@ from typing import Any
 
 import pymysql
 import pytest
+from deployments import login, mariadb_source
 from workbench import Workbench
 
 from sources.kafka.provisioner import KafkaProvisioner
@@ -173,17 +174,8 @@ def test_two_pipelines_cannot_share_a_slot(bench: Workbench) -> None:
 def test_mariadb_is_deployed_and_undeployed_likewise(bench: Workbench, mariadb: Endpoint) -> None:
     server, name = mariadb, bench.pipeline_id
     postgres = dict(bench.source)
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
-    bench.source = {
-        "source_type": "mariadb",
-        "host": server.host,
-        "port": server.port,
-        "database": name,
-        "username": server.user,
-        "password": server.password,
-        "tables": [f"{name}.orders"],
-    }
-    with pymysql.connect(**login, autocommit=True) as connection, connection.cursor() as cursor:
+    bench.source = mariadb_source(server, name, "orders")
+    with pymysql.connect(**login(server), autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
         try:
             missing = bench.cdc("deploy")

@@ -7,8 +7,6 @@ a worker does it.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
@@ -17,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from deployments import gone, quiet, written
+from verify_place import Damage
 
-from app.deployment import deploy, deployed_topics, remove_topics, undeploy
-from config.environment import Settings, load_settings
+from app.deployment import deploy
+from config.environment import Settings
 from sinks.base import Batch, OffsetRange
 from sinks.factory import plan_tables
 from sources.changes import CDC_NAMES, Chunk
@@ -29,10 +29,6 @@ from stack.manager import Endpoints
 from verify.lake import read_sink_table
 from verify.report import Verdict
 from verify.run import verify_pipeline
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from verify_place import Damage
 
 TIMEOUT_SECONDS = 120.0
 STREAMED = 1000
@@ -84,28 +80,15 @@ def settings_of(variant: Variant, source: Mapping[str, Any], services: Endpoints
         {"sink_id": "delta", "sink_type": "delta", "delta": {"table_uri": f"{folder}/delta/{{table}}", **shared}},
     ]
     own = {"slot_name": variant.name, "publication_name": variant.name} if "slot_name" in source else {}
-    pipeline = {
-        "pipeline_id": variant.name,
-        "topic_prefix": variant.name,
-        "source": {**source, **own, "tables": tables, "columns": columns},
-        "sinks": sinks,
-    }
-    platform = {
-        "kafka": {
-            "bootstrap_servers": services["kafka"].address,
-            "schema_registry_url": services["registry"].url,
-        },
-        "connector": {
-            "connect_url": services["connect"].url,
-            "converter": variant.converter,
-            "registry_url": services["registry"].more["converter_url"],
-            "extra_config": dict(variant.options),
-        },
-    }
-    paths = folder / "pipeline.yaml", folder / "platform.yaml"
-    for path, content in zip(paths, (pipeline, platform), strict=True):
-        path.write_text(yaml.safe_dump(content))
-    return load_settings(*paths, environ=os.environ)
+    return written(
+        folder,
+        services,
+        variant.name,
+        {**source, **own, "tables": tables, "columns": columns},
+        sinks,
+        partitions=1,
+        connector={"converter": variant.converter, "extra_config": dict(variant.options)},
+    )
 
 
 async def capture(
@@ -116,9 +99,6 @@ async def capture(
     fill: Callable[[int], Awaitable[Mapping[str, int]]],
 ) -> dict[str, Found]:
     """Run all variants. `fill` writes the rows, with ids from its argument on, and returns how many by table."""
-
-    def quiet(_: str) -> None:
-        """Nobody reads it."""
 
     settings = {v.name: settings_of(v, source, services, folder / v.name) for v in variants}
     expected = dict(await fill(0))
@@ -139,9 +119,7 @@ async def capture(
             found[name].warnings = said
         return found
     finally:
-        await asyncio.gather(*(undeploy(s.pipeline, s.platform, quiet) for s in settings.values()))
-        for s in settings.values():
-            await remove_topics(s.platform, await deployed_topics(s.pipeline, s.platform), quiet)
+        await asyncio.gather(*map(gone, settings.values()))
 
 
 async def _read(settings: Settings, expected: Mapping[str, int]) -> list[Chunk]:

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pymysql
 import pytest
+from deployments import login, mariadb_source
 from harness import capture
 from mariadb_specimens import NOT_NULL, SPECIAL_COLUMNS, SPECIALS, SPECIMENS
 from type_captures import MARIADB_VARIANTS, SINKS, Captured, column, inserts, rows_of, with_columns
@@ -29,9 +30,8 @@ def captured(start_services: StartServices, tmp_path_factory: pytest.TempPathFac
 
 async def _capture(services: Endpoints, folder: Path) -> Captured:
     server, name = services["mariadb"], f"t{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password or ""}
     connection = pymysql.connect(
-        **login, charset="utf8mb4", autocommit=True, init_command="SET time_zone = '+00:00', sql_mode = ''"
+        **login(server), charset="utf8mb4", autocommit=True, init_command="SET time_zone = '+00:00', sql_mode = ''"
     )
     cursor = connection.cursor()
 
@@ -49,15 +49,7 @@ async def _capture(services: Endpoints, folder: Path) -> Captured:
         columns = ", ".join(f"{column(i)} {s.ddl or s.type} NULL" for i, s in enumerate(SPECIMENS))
         cursor.execute(f"CREATE TABLE every (id int PRIMARY KEY, {columns})")
         cursor.execute(f"CREATE TABLE special (id int PRIMARY KEY, {', '.join(SPECIAL_COLUMNS)})")
-        source = {
-            "source_type": "mariadb",
-            "host": server.host,
-            "port": server.port,
-            "username": server.user,
-            "password": server.password,
-            "database": name,
-            "tables": [f"{name}.every", f"{name}.special"],
-        }
+        source = mariadb_source(server, name, "every", "special")
         variants = with_columns("mariadb", SPECIMENS, "dc", MARIADB_VARIANTS)
         found = await capture(variants, source, services, folder, fill)
         by_name = dict(zip(MARIADB_VARIANTS, found.values(), strict=True))

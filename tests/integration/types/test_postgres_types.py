@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 import pytest
+from deployments import deployed, own_database, postgres_source, quiet
 from harness import Variant, capture, settings_of
 from postgres_specimens import REFUSED, SPECIAL_COLUMNS, SPECIALS, SPECIMENS
 from type_captures import POSTGRES_VARIANTS, SINKS, Captured, column, inserts, left_out, rows_of, with_columns
 from type_checks import check_every, check_special, check_verified, check_wire
 
-from app.deployment import deploy, deployed_topics, remove_topics, undeploy
+from app.deployment import deploy
 from config.errors import ConfigurationError
 from sources.debezium.client import DebeziumClient
 from sources.debezium.type_matrix import POSTGRES_TYPES
@@ -36,20 +36,8 @@ def services(start_services: StartServices) -> Endpoints:
 @asynccontextmanager
 async def new_database(server: Endpoint, *tables: str) -> AsyncIterator[tuple[asyncpg.Connection, dict[str, Any]]]:
     """A connection to a database of its own, and a pipeline's `source` for tables of it."""
-    name = f"t{uuid4().hex[:10]}"
-    login = {"host": server.host, "port": server.port, "password": server.password}
-    admin = await asyncpg.connect(**login, user=server.user, database=server.more["database"])
-    await admin.execute(f"CREATE DATABASE {name}")
-    try:
-        database = await asyncpg.connect(**login, user=server.user, database=name)
-        try:
-            names = [f"public.{table}" for table in tables]
-            yield database, {**login, "username": server.user, "database": name, "tables": names, "slot_name": ""}
-        finally:
-            await database.close()
-    finally:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+    async with own_database(server) as (database, name):
+        yield database, postgres_source(server, name, *tables, slot_name="")
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +110,15 @@ async def test_a_value_that_debezium_cannot_convert_stops_the_connector(services
     async with new_database(services["postgres"], "every") as (database, source):
         name = source["database"]
         settings = settings_of(Variant(name), source, services, tmp_path / "files")
-        try:
-            await database.execute("CREATE TABLE every (id int PRIMARY KEY, n numeric(10,2))")
-            await database.execute("INSERT INTO every VALUES (1, 1.5)")
-            await deploy(settings.pipeline, settings.platform, nobody, nobody)
+        await database.execute("CREATE TABLE every (id int PRIMARY KEY, n numeric(10,2))")
+        await database.execute("INSERT INTO every VALUES (1, 1.5)")
+        async with deployed(settings):
             await database.execute("INSERT INTO every VALUES (2, 'NaN')")
             async with asyncio.timeout(60), DebeziumClient.from_config(settings.platform.connector) as connect:
                 # Connect has no call that waits
                 while (status := await connect.status(name)) is None or status.failure is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
             assert "task 0" in status.failure
-        finally:
-            await undeploy(settings.pipeline, settings.platform, nobody)
-            await remove_topics(settings.platform, await deployed_topics(settings.pipeline, settings.platform), nobody)
 
 
 async def test_deploy_refuses_the_columns_that_would_lose_values(services: Endpoints, tmp_path: Path) -> None:
@@ -143,13 +127,9 @@ async def test_deploy_refuses_the_columns_that_would_lose_values(services: Endpo
         await database.execute(f"CREATE TABLE every (id int PRIMARY KEY, fine text, {columns})")
         settings = settings_of(Variant(source["database"]), source, services, tmp_path / "files")
         with pytest.raises(ConfigurationError) as refusal:
-            await deploy(settings.pipeline, settings.platform, nobody, nobody)
+            await deploy(settings.pipeline, settings.platform, quiet, quiet)
         lines = [line for line in str(refusal.value).splitlines() if "public.every: column" in line]
         assert len(lines) == len(REFUSED)
         for number, (line, reason) in enumerate(zip(lines, REFUSED.values(), strict=True)):
             assert f"column {column(number)} (" in line
             assert reason in line
-
-
-def nobody(_: str) -> None:
-    """Nobody reads it."""

@@ -15,6 +15,7 @@ import postgres_specimens
 import pyarrow as pa
 import pymysql
 import pytest
+from deployments import login, mariadb_source, postgres_source
 from postgres_specimens import DEAD, Specimen
 from type_captures import MARIADB_VARIANTS, POSTGRES_VARIANTS, TEXT, column, inserts, rows_of
 from type_checks import normal
@@ -104,11 +105,10 @@ def postgres_rows(services: Endpoints) -> SourceConfig:
 
 async def _fill_postgres(services: Endpoints) -> SourceConfig:
     server, name = services["postgres"], f"t{uuid4().hex[:10]}"
-    login: dict[str, Any] = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    admin = await asyncpg.connect(**login, database=server.more["database"])
+    admin = await asyncpg.connect(**login(server), database=server.more["database"])
     await admin.execute(f"CREATE DATABASE {name}")
     await admin.close()
-    database = await asyncpg.connect(**login, database=name)
+    database = await asyncpg.connect(**login(server), database=name)
     for extension in ("hstore", "citext", "ltree"):
         await database.execute(f"CREATE EXTENSION {extension}")
     await database.execute("CREATE TYPE mood AS ENUM ('sad', 'happy', 'sad, so')")
@@ -122,8 +122,7 @@ async def _fill_postgres(services: Endpoints) -> SourceConfig:
     for number, (of, literal, _, _) in enumerate(postgres_specimens.SPECIALS):
         await database.execute(f"INSERT INTO special (id, {of}) VALUES ({number}, {literal})")
     await database.close()
-    login["username"] = login.pop("user")
-    return SourceConfig(**login, database=name, tables=["public.every", "public.special"])
+    return SourceConfig(**postgres_source(server, name, "every", "special"))
 
 
 @pytest.mark.parametrize("variant", [name for name in POSTGRES_VARIANTS if name != "structured"])
@@ -153,10 +152,9 @@ def test_special_values_of_postgres_are_null_where_the_policy_says_so(postgres_r
 @pytest.fixture(scope="module")
 def mariadb_rows(services: Endpoints) -> SourceConfig:
     server, name = services["mariadb"], f"t{uuid4().hex[:10]}"
-    login: dict[str, Any] = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
     init = "SET time_zone = '+00:00', sql_mode = ''"
     specimens = mariadb_specimens.SPECIMENS
-    with pymysql.connect(**login, charset="utf8mb4", autocommit=True, init_command=init) as connection:
+    with pymysql.connect(**login(server), charset="utf8mb4", autocommit=True, init_command=init) as connection:
         cursor = connection.cursor()
         cursor.execute(f"CREATE DATABASE {name}")
         cursor.execute(f"USE {name}")
@@ -169,8 +167,7 @@ def mariadb_rows(services: Endpoints) -> SourceConfig:
         for number, (of, literal, _, _) in enumerate(mariadb_specimens.SPECIALS):
             values = {**mariadb_specimens.NOT_NULL, "id": str(number), of: literal}
             cursor.execute(f"INSERT INTO special ({', '.join(values)}) VALUES ({', '.join(values.values())})")
-    login["username"] = login.pop("user")
-    return SourceConfig(**login, source_type="mariadb", database=name, tables=[f"{name}.every", f"{name}.special"])
+    return SourceConfig(**mariadb_source(server, name, "every", "special"))
 
 
 @pytest.mark.parametrize("variant", MARIADB_VARIANTS)
