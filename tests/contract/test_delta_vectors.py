@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from contract_base import TP0, TP1, commit, committed, damage, inserts, opened, rebuilds, updates
+from contract_base import TP0, TP1, commit, committed, inserts, opened, rebuilds, updates
 from contract_events import batch, changes, folded, order
 from delta_harness import DeltaHarness, vector_harness
 from delta_inside import kinds, on_disk, operations, version, void
@@ -69,40 +68,6 @@ def test_feed_replays_to_the_rows_of_each_version(tmp_path: Path) -> None:
         else:
             assert rows.setdefault(row["id"], row["name"]) == row["name"]
     assert rows == {row["id"]: row["name"] for row in folded(*parts)}
-
-
-def test_restart_with_its_index_reads_nothing_anew(tmp_path: Path) -> None:
-    harness = vector_harness(tmp_path)
-    parts = inserts(0, 5), changes([order("u", 0, "new")], 5), changes([order("u", 0, "newer")], 6)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-        sink.write(batch(parts[1]))
-    with rebuilds(), closing(opened(harness)) as sink:
-        sink.write(batch(parts[2]))
-    assert harness.rows() == folded(*parts)
-
-
-def test_lost_index_is_rebuilt_without_the_deleted_rows(tmp_path: Path) -> None:
-    harness = vector_harness(tmp_path)
-    parts = inserts(0, 5), changes([order("u", 0, "new"), order("d", 10)], 5), changes([order("u", 20, "x")], 7)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-        sink.write(batch(parts[1]))
-    shutil.rmtree(tmp_path / "index-0")
-    with rebuilds(4), closing(opened(harness)) as sink:
-        sink.write(batch(parts[2]))
-    assert harness.rows() == folded(*parts)
-
-
-def test_damaged_index_is_rebuilt(tmp_path: Path) -> None:
-    harness = vector_harness(tmp_path)
-    parts = inserts(0, 500), changes([order("u", key, "new") for key in range(0, 5000, 70)], 500)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-    damage(tmp_path / "index-0")
-    with rebuilds(500), closing(opened(harness)) as sink:
-        sink.write(batch(parts[1]))
-    assert harness.rows() == folded(*parts)
 
 
 def test_only_files_that_changed_are_read_when_a_commit_of_ours_is_not_in_the_index(tmp_path: Path) -> None:

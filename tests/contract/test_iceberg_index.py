@@ -5,15 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from contract_base import committed, damage, expected, inserts, opened, rebuilds
-from contract_events import LINES, TOPIC, batch, changes, empty_batch, folded, order
+from contract_base import committed, damage, expected, inserts, opened
+from contract_events import TOPIC, batch, changes, empty_batch, folded, order
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from iceberg_harness import IcebergHarness
@@ -23,60 +21,11 @@ from structlog.testing import capture_logs
 from test_iceberg_tidy import delete_by_position
 
 from sinks.iceberg import upsert
-from sources.changes import ChangeBatch, TableSchema, TopicPartition
+from sources.changes import ChangeBatch, TopicPartition
 
 
 def updates(first: int, *keys: int, name: str = "new", partition: int = 0) -> ChangeBatch:
     return changes([order("u", key, name) for key in keys], first, partition=partition)
-
-
-def test_restart_with_its_index_reads_nothing_anew(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    parts = inserts(0, 5), updates(5, 0, 20), updates(7, 0, 30)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-        sink.write(batch(parts[1]))
-    with rebuilds(), closing(opened(harness)) as sink:
-        sink.write(batch(parts[2]))
-    assert harness.rows() == folded(*parts)
-
-
-def test_lost_index_is_rebuilt_without_the_deleted_rows(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    parts = inserts(0, 5), changes([order("u", 0, "new"), order("d", 10)], 5), updates(7, 0, 10, 20)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-        sink.write(batch(parts[1]))
-    shutil.rmtree(tmp_path / "index-0")
-    with rebuilds(4), closing(opened(harness)) as sink:
-        sink.write(batch(parts[2]))
-    assert harness.rows() == folded(*parts)
-
-
-def test_damaged_index_is_rebuilt(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    parts = inserts(0, 500), updates(500, *range(0, 5000, 70))
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-    damage(tmp_path / "index-0")
-    with rebuilds(500), closing(opened(harness)) as sink:
-        sink.write(batch(parts[1]))
-    assert harness.rows() == folded(*parts)
-
-
-def test_index_of_an_older_time_is_rebuilt(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    parts = inserts(0, 3), updates(3, 0, 10), updates(5, 0, 10, 20)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[0]))
-    shutil.copytree(tmp_path / "index-0", tmp_path / "old")
-    with closing(opened(harness)) as sink:
-        sink.write(batch(parts[1]))
-    shutil.rmtree(tmp_path / "index-0")
-    shutil.copytree(tmp_path / "old", tmp_path / "index-0")
-    with rebuilds(3), closing(opened(harness)) as sink:
-        sink.write(batch(parts[2]))
-    assert harness.rows() == folded(*parts)
 
 
 @contextmanager
@@ -159,39 +108,6 @@ def test_rows_that_others_deleted_are_forgotten_with_their_file_only(tmp_path: P
     assert harness.rows() == folded(*parts, updates(15, 40, 50, name="new"))
 
 
-def test_index_of_a_table_that_was_dropped_is_not_used_for_its_successor(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(inserts(0, 3)))
-    harness.drop()
-    with closing(opened(harness)) as sink:
-        sink.write(batch(inserts(0, 3)))
-        sink.write(batch(updates(3, 0, 10)))
-    assert harness.rows() == folded(inserts(0, 3), updates(3, 0, 10))
-
-
-def test_commits_of_other_workers_cost_no_rebuild(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    ours = [inserts(0, 3), *(updates(3 + n, 10 * (n % 3), name=f"v{n}") for n in range(6))]
-    theirs = [inserts(0, 3, partition=1), *(updates(3 + n, 1, name=f"w{n}", partition=1) for n in range(6))]
-    with closing(opened(harness)) as one, closing(opened(harness)) as two, rebuilds():
-        for mine, yours in zip(ours, theirs, strict=True):
-            one.write(batch(mine))
-            two.write(batch(yours))
-    assert harness.rows() == folded(*ours, *theirs)
-
-
-def test_partition_that_comes_back_from_another_worker_knows_its_rows(tmp_path: Path) -> None:
-    harness = IcebergHarness("upsert", tmp_path)
-    parts = [inserts(0, 2), inserts(0, 1, partition=1), inserts(1, 3, partition=1), inserts(2, 2)]
-    with closing(opened(harness)) as one, closing(opened(harness)) as two:
-        for writer, part in zip((one, one, two, one), parts, strict=True):
-            writer.write(batch(part))
-        taken = updates(4, 1, 11, 21, 31, partition=1)
-        one.write(batch(taken))
-    assert harness.rows() == folded(*parts, taken)
-
-
 def test_rows_that_another_engine_rewrote_are_still_found(tmp_path: Path) -> None:
     """An overwrite stands for a compaction: other files, without position deletes, with names of their own."""
     harness = IcebergHarness("upsert", tmp_path)
@@ -233,54 +149,6 @@ def test_rolled_back_table_is_written_again_from_there(tmp_path: Path) -> None:
     with closing(opened(harness)) as sink:
         sink.write(batch(*parts[1:]))
     assert harness.rows() == folded(*parts)
-
-
-@pytest.mark.parametrize("names", [("region", "line"), ("line", "region")])
-def test_composite_keys_are_found_after_a_rebuild(names: tuple[str, str], tmp_path: Path) -> None:
-    schema = TableSchema(LINES.columns, names, 9)
-    harness = IcebergHarness("upsert", tmp_path)
-    start = changes([("c", {"region": r, "line": n, "name": "old"}) for r in "ab" for n in (1, 2)], 0, schema=schema)
-    later = changes(
-        [("u", {"region": "a", "line": 1, "name": "new"}), ("d", {"region": "b", "line": 2})], 4, schema=schema
-    )
-    with closing(opened(harness)) as sink:
-        sink.write(batch(start))
-    shutil.rmtree(tmp_path / "index-0")
-    with closing(opened(harness)) as sink:
-        sink.write(batch(later))
-    assert harness.rows() == folded(start, later)
-
-
-@pytest.mark.parametrize("rebuilt", [False, True], ids=["kept", "rebuilt"])
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (pa.int16(), 7),
-        (pa.bool_(), True),
-        (pa.string(), "ключ"),
-        (pa.large_string(), "ключ"),
-        (pa.binary(), b"\x00\xff"),
-        (pa.binary(16), bytes(range(16))),
-        (pa.decimal128(20, 0), 2**64 - 1),
-        (pa.decimal128(9, 2), -7),
-        (pa.date32(), datetime(1969, 7, 20).date()),  # noqa: DTZ001 -- a date
-        (pa.time64("us"), datetime(2026, 1, 1, 1, 2, 3, 4).time()),  # noqa: DTZ001 -- a time of day
-        (pa.timestamp("us"), datetime(1969, 7, 20, 1, 2, 3, 4)),  # noqa: DTZ001 -- a timestamp without zone
-        (pa.timestamp("ms"), datetime(2026, 7, 20, 1, 2, 3, 4000)),  # noqa: DTZ001 -- a timestamp without zone
-        (pa.timestamp("us", tz="UTC"), datetime(2026, 7, 20, 1, 2, 3, 4)),  # noqa: DTZ001 -- taken as UTC
-    ],
-    ids=str,
-)
-def test_key_of_each_type_is_found_again(kind: pa.DataType, value: Any, rebuilt: bool, tmp_path: Path) -> None:
-    schema = TableSchema(pa.schema([pa.field("k", kind, nullable=False), pa.field("v", pa.string())]), ("k",), 1)
-    harness = IcebergHarness("upsert", tmp_path)
-    with closing(opened(harness)) as sink:
-        sink.write(batch(changes([("c", {"k": value, "v": "old"})], 0, schema=schema)))
-    if rebuilt:
-        shutil.rmtree(tmp_path / "index-0")
-    with closing(opened(harness)) as sink:
-        sink.write(batch(changes([("u", {"k": value, "v": "new"})], 1, schema=schema)))
-    assert [row["v"] for row in harness.rows()] == ["new"]
 
 
 Step = tuple[str, int, int]
