@@ -6,8 +6,9 @@ one check compares is one query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -113,6 +114,10 @@ def commits(*lines: str, after: Sequence[Commit] = ()) -> list[Commit]:
                 at[partition] += len(rows)
         made.append(tuple(parts))
     return made
+
+
+MADE = commits(*HISTORY)
+AFTER = commits(*MORE, after=MADE)
 
 
 def flat(made: Sequence[Commit]) -> list[ChangeBatch]:
@@ -229,6 +234,25 @@ def foreign(op: str, key: int, variant: int = 5, at: int = FOREIGN) -> ChangeBat
 def insert(key: int, variant: int = 5, at: int = FOREIGN) -> str:
     """SQL that inserts what `foreign` tells."""
     return f"INSERT INTO {{table}} {selected(key, variant, at)}"
+
+
+BESIDE_OURS = commits(*(f"u{2 * n % 12}.1 u{2 * n % 6}.2 | d{2 * n % 14 + 1} c{2 * n % 8 + 1}.4" for n in range(12)))
+BESIDE_THEIRS = range(901, 909, 2)
+"""Commits of ours, and keys that Spark inserts meanwhile."""
+
+
+@contextmanager
+def inserting(table: SparkTable) -> Iterator[list[ChangeBatch]]:
+    """Spark inserts its rows while the block lasts (which ends when it has); what that amounts to."""
+
+    def insert_all() -> None:
+        for n, key in enumerate(BESIDE_THEIRS):
+            table.run(insert(key, 1, FOREIGN + n))
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(insert_all)
+        yield [foreign("c", key, 1, FOREIGN + n) for n, key in enumerate(BESIDE_THEIRS)]
+    done.result()
 
 
 def selected(key: int, variant: int = 5, at: int = FOREIGN) -> str:

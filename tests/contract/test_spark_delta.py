@@ -27,9 +27,7 @@ from spark_delta import (
     told_by_delta_rs,
     told_by_spark,
 )
-from spark_history import HISTORY, SPARK_TYPES, Commit, Row, Version, commits, rows_after, values
-
-MADE = commits(*HISTORY)
+from spark_history import MADE, SPARK_TYPES, Commit, Row, Version, rows_after, values
 
 
 @dataclass(frozen=True)

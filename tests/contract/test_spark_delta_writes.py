@@ -6,8 +6,8 @@ time, comes anew in another session; it never sees half a commit; and Lakeward w
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,10 @@ from contract_base import opened, write_until_acknowledged
 from contract_events import batch, canonical, folded, log_rows
 from spark_delta import CASE_IDS, CASES, KINDS, DeltaLake, Kind, delta_lake, expected_feed, told_by_spark
 from spark_history import (
+    AFTER,
+    BESIDE_OURS,
     FOREIGN,
-    HISTORY,
-    MORE,
+    MADE,
     Commit,
     Row,
     SparkTable,
@@ -28,6 +29,7 @@ from spark_history import (
     flat,
     foreign,
     insert,
+    inserting,
     rows_after,
     selected,
 )
@@ -35,9 +37,6 @@ from spark_history import (
 from config.errors import ConfigurationError, DestinationChanged
 from sinks.delta import upkeep
 from sources.changes import ChangeBatch, TopicPartition
-
-MADE = commits(*HISTORY)
-AFTER = commits(*MORE, after=MADE)
 
 MakeLake = Callable[..., DeltaLake]
 
@@ -184,23 +183,14 @@ def test_readers_see_whole_commits_while_they_land(kind: Kind, make: MakeLake) -
     made = commits(*(f"u0.{n} u2.{n} u4.{n + 1} | u1.{n} u3.{n + 2} u5.{n}" for n in range(4, 20)))
     lake = make(kind, "partitioned")
     states = [rows_after(lake.harness.upsert, made[:n]) for n in range(1, len(made) + 1)]
-    failed: list[BaseException] = []
     lake.write(made[:1])
-
-    def write_all() -> None:
-        try:
-            lake.write(made[1:], before=made[:1])
-        except BaseException as error:  # told by the test's own thread
-            failed.append(error)
-
-    writer = threading.Thread(target=write_all)
-    writer.start()
-    seen = [states.index(lake.spark.rows())]
-    while writer.is_alive():
-        seen.append(states.index(lake.spark.rows()))
-    writer.join()
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(lake.write, made[1:], before=made[:1])
+        seen = [states.index(lake.spark.rows())]
+        while not written.done():
+            seen.append(states.index(lake.spark.rows()))
+    written.result()
     seen.append(states.index(lake.spark.rows()))
-    assert not failed
     assert seen == sorted(seen)
     assert seen[-1] == len(made) - 1
 
@@ -208,25 +198,11 @@ def test_readers_see_whole_commits_while_they_land(kind: Kind, make: MakeLake) -
 @each_kind
 def test_spark_and_the_sink_that_write_at_the_same_time_lose_nothing(kind: Kind, make: MakeLake) -> None:
     lake = make(kind, "partitioned")
-    ours = commits(*(f"u{2 * n % 12}.1 u{2 * n % 6}.2 | d{2 * n % 14 + 1} c{2 * n % 8 + 1}.4" for n in range(12)))
-    theirs = [foreign("c", 901 + 2 * n, 1, FOREIGN + n) for n in range(4)]
-    lake.write(ours[:1])
-    failed: list[BaseException] = []
-
-    def insert_all() -> None:
-        try:
-            for n in range(len(theirs)):
-                lake.spark.run(insert(901 + 2 * n, 1, FOREIGN + n))
-        except BaseException as error:  # told by the test's own thread
-            failed.append(error)
-
-    other = threading.Thread(target=insert_all)
-    other.start()
-    while not _written(lake, ours[1:]):
-        pass
-    other.join()
-    assert not failed
-    lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat(ours), *theirs))
+    lake.write(BESIDE_OURS[:1])
+    with inserting(lake.spark) as theirs:
+        while not _written(lake, BESIDE_OURS[1:]):
+            pass
+    lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat(BESIDE_OURS), *theirs))
 
 
 def _written(lake: DeltaLake, made: Sequence[Commit]) -> bool:

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 from contract_events import TOPIC, canonical, log_rows
 from iceberg_harness import read_by_pyiceberg
-from spark_history import HISTORY, SPARK_TYPES, Row, Version, commits, grouped, offsets, rows_after, values
+from spark_history import MADE, SPARK_TYPES, Row, Version, grouped, offsets, rows_after, values
 from spark_iceberg import CASE_IDS, CASES, IcebergLake, rest_lake
 
 from stack.manager import Endpoint
-
-MADE = commits(*HISTORY)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ another session, and follows their schema; and Lakeward writes on, right."""
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -21,8 +20,11 @@ from contract_evolution import row, shape
 from iceberg_harness import read_by_pyiceberg
 from iceberg_upkeep import needed, on_disk
 from spark_history import (
+    AFTER,
+    BESIDE_OURS,
     FOREIGN,
     HISTORY,
+    MADE,
     MORE,
     Commit,
     Row,
@@ -32,6 +34,7 @@ from spark_history import (
     flat,
     foreign,
     insert,
+    inserting,
     rows_after,
     selected,
     values,
@@ -41,8 +44,6 @@ from spark_iceberg import IcebergLake, Mode, disk_lake, known, rest_lake
 from sources.changes import ChangeBatch
 from stack.manager import Endpoint
 
-MADE = commits(*HISTORY)
-AFTER = commits(*MORE, after=MADE)
 MakeLake = Callable[..., IcebergLake]
 
 
@@ -203,27 +204,12 @@ def test_spark_that_inserts_just_before_our_append_keeps_its_row(layout: str, ma
 def test_spark_and_the_sink_that_write_at_the_same_time_lose_nothing(mode: Mode, layout: str, make: MakeLake) -> None:
     """Each as fast as it can; a lost race is tried again by either."""
     lake = make(mode, layout, table_properties={"commit.retry.num-retries": "50", "commit.retry.min-wait-ms": "10"})
-    ours = commits(*(f"u{2 * n % 12}.1 u{2 * n % 6}.2 | d{2 * n % 14 + 1} c{2 * n % 8 + 1}.4" for n in range(12)))
-    theirs = [foreign("c", 901 + 2 * n, 1, FOREIGN + n) for n in range(4)]
-    lake.write(ours[:1])
-    failed: list[BaseException] = []
-
-    def insert_all() -> None:
-        try:
-            for n in range(len(theirs)):
-                lake.spark.run(insert(901 + 2 * n, 1, FOREIGN + n))
-        except BaseException as error:  # told by the test's own thread
-            failed.append(error)
-
-    other = threading.Thread(target=insert_all)
-    with closing(opened(lake.harness)) as sink:
-        other.start()
-        for commit in ours[1:]:
+    lake.write(BESIDE_OURS[:1])
+    with closing(opened(lake.harness)) as sink, inserting(lake.spark) as theirs:
+        for commit in BESIDE_OURS[1:]:
             write_until_acknowledged(sink, batch(*commit))
             sink.tidy()
-        other.join()
-    assert not failed
-    lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat(ours), *theirs))
+    lake.agree_on((folded if lake.harness.upsert else log_rows)(*flat(BESIDE_OURS), *theirs))
 
 
 @pytest.mark.parametrize(("mode", "layout"), [("append", "day"), ("upsert", "identity")])
