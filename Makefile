@@ -46,6 +46,9 @@ lint: .venv/.stamp ## ruff and strict mypy
 	.venv/bin/ruff check --no-cache .
 	.venv/bin/ruff format --check --no-cache .
 	.venv/bin/mypy
+	@for folder in $$(find tests -name '*.py' -exec dirname {} + | sort -u); do \
+		echo "mypy $$folder"; MYPYPATH=$$folder:$$(dirname $$folder) .venv/bin/mypy $$folder/*.py || exit 1; \
+	done
 
 SEED ?=
 MINUTES ?= 5

@@ -24,7 +24,8 @@ def run(files: list[str], report: Path) -> tuple[set[str], set[str], int]:
     status = subprocess.run(command, cwd=ROOT, check=False, stdout=sys.stderr).returncode
     if not report.exists():
         return set(), set(), status
-    passed, failed = set(), set()
+    passed: set[str] = set()
+    failed: set[str] = set()
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         bad = any(case.find(outcome) is not None for outcome in ("failure", "error", "skipped"))

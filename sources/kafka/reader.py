@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -33,7 +33,7 @@ class KafkaReader:
         self._kafka = kafka
         self._retry = retry
 
-    async def chunks(self, topics: Sequence[str], start: StartAt) -> AsyncIterator[Chunk]:
+    async def chunks(self, topics: Sequence[str], start: StartAt) -> AsyncGenerator[Chunk, None]:
         """What arrives, for ever. An offset to start at is clipped to what each partition's log holds."""
         partitions = await self._partitions(topics)
         with reaching(self._kafka, f"read {', '.join(topics)}"):
@@ -49,7 +49,7 @@ class KafkaReader:
             finally:
                 await consumer.stop()
 
-    async def between(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncIterator[Chunk]:
+    async def between(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> AsyncGenerator[Chunk]:
         """What the log has of these offsets, then the end."""
         wanted = {KafkaPartition(*tp): span for tp, span in ranges.items() if span[0] < span[1]}
         if not wanted:

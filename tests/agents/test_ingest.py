@@ -108,7 +108,7 @@ class Harness:
 
 def chunk(first: int, values: list[bytes], generation: int = 1, epoch: int = 1) -> Chunk:
     offsets = np.arange(first, first + len(values), dtype=np.int64)
-    keys = [None] * len(values)
+    keys: list[bytes | None] = [None] * len(values)
     end = first + len(values)
     return Chunk(TOPIC, 0, generation, first, end, offsets, offsets, keys, list(values), [()] * len(values), 10, epoch)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Request, expect
 from playwright.async_api import TimeoutError as NothingCame
 from workplace import Workplace
 
@@ -27,8 +27,12 @@ async def opened(browser: Browser, place: Workplace, **context: object) -> Page:
     def fail(what: object) -> None:
         raise AssertionError(f"the page's script failed: {what}")
 
+    def stays_here(request: Request) -> None:
+        if not request.url.startswith((place.url, "data:")):
+            fail(request.url)
+
     page.on("pageerror", fail)
-    page.on("request", lambda request: request.url.startswith((place.url, "data:")) or fail(request.url))
+    page.on("request", stays_here)
     await page.goto(f"{place.url}/stats/")
     return page
 

@@ -34,13 +34,13 @@ def test_no_change_is_lost_or_doubled_by_kills_in_the_middle_of_commits(chaos: C
         aim = min(SINKS, key=lambda sink: (in_commit[sink], rng.random()))
         worker.start()
         log = WorkerLog(worker)
-        log.wait_for(lambda log=log: log.assigned, "assignment")
+        log.wait_for(lambda: log.assigned, "assignment")  # noqa: B023 - called here
         for sink, offsets in before.items():
             # what the dead worker's log showed as committed is in the destination
             assert all(log.next[sink][tp] >= offset for tp, offset in offsets.items()), (sink, offsets, log.next)
             landed[sink] += any(log.next[sink][tp] > offset for tp, offset in offsets.items())
         nth = rng.randint(1, 4)
-        log.wait_for(lambda log=log, aim=aim, nth=nth: log.started[aim] >= nth, f"commit {nth} of {aim}")
+        log.wait_for(lambda: log.started[aim] >= nth, f"commit {nth} of {aim}")  # noqa: B023 - called here
         _wait_until(time.monotonic() + rng.uniform(0, typical[aim]))
         worker.kill()
         log.read()

@@ -4,6 +4,7 @@ got over without a hand, and every table exact."""
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 from test_two_workers import alone
@@ -45,11 +46,11 @@ def test_outages_are_said_and_got_over(service: str, faults: tuple[Fault, ...], 
 
             worker.wait_for(said, f"word of a {service} that is {fault}", SAID_WITHIN)
             print(f"{service} {fault}: said by each sink after {time.monotonic() - began:.1f} s")  # noqa: T201
-        log.wait_for(lambda began=began: time.monotonic() > began + LASTS, "the fault's time", 2 * LASTS)
+        log.wait_for(lambda: time.monotonic() > began + LASTS, "the fault's time", 2 * LASTS)  # noqa: B023 - called here
         unruly.behave()
         assert unruly.hits(fault), fault
         over, ends = time.monotonic(), stored.load.ends
-        log.wait_for(lambda ends=ends: log.reached(ends, *SINKS), f"everything, after {fault}", 120)
+        log.wait_for(partial(log.reached, ends, *SINKS), f"everything, after {fault}", 120)
         print(f"{service} {fault}: {unruly.hits(fault)} requests; fresh after {time.monotonic() - over:.1f} s")  # noqa: T201
     stored.load.stop()
     alone(log, stored)

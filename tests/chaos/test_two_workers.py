@@ -23,7 +23,7 @@ def share(logs: dict[str, WorkerLog], chaos: ChaosPipeline) -> None:
     for log in logs.values():
         floor = dict(log.committed)
         log.wait_for(
-            lambda log=log, floor=floor: all(log.committed[sink] > floor.get(sink, 0) for sink in SINKS),
+            lambda: all(log.committed[sink] > floor.get(sink, 0) for sink in SINKS),  # noqa: B023 - called here
             "a commit of each sink",
         )
 

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from test_two_workers import alone
@@ -69,14 +70,16 @@ class Steps:
             self.worker.wait_for(lambda: self.outside.struck, "the worker's end", 40)
         assert self.outside.struck or self.worker.wait(0) == 0, self.worker.tail()
 
+    def _is_over(self, log: WorkerLog, ends: dict[str, int]) -> bool:
+        return self.outside.struck or log.has_all(ends, *SINKS)
+
     def _work(self) -> bool:
         """Let the worker catch up thrice, so that there are commits between which it goes on; whether it came to the
         end."""
         log = WorkerLog(self.worker)
         try:
             for _ in range(3):
-                ends = self.chaos.load.ends
-                log.wait_for(lambda ends=ends: self.outside.struck or log.has_all(ends, *SINKS), "everything", 120)
+                log.wait_for(partial(self._is_over, log, self.chaos.load.ends), "everything", 120)
                 self.chaos.load.send(300)
         except WorkerDied:
             return False

@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"case", "factory"} & set(metafunc.fixturenames):
         return
     checks = importlib.import_module("contract_checks")
-    factories = {}
+    factories: dict[str, Any] = {}
     for file in sorted(HERE.glob("*_harness.py")):
         factories.update(getattr(importlib.import_module(file.stem), "HARNESSES", {}))
     if "case" in metafunc.fixturenames:

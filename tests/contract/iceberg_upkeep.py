@@ -19,6 +19,7 @@ from sinks.base import Sink
 from sinks.iceberg import commit as commits
 from sinks.iceberg import history, tidy
 from sinks.iceberg.deletes import DeletedRows
+from sinks.iceberg.evolved import Evolved
 from sinks.iceberg.files import Staging
 from sinks.iceberg.history import Expiry
 from sinks.iceberg.sink import IcebergSink
@@ -76,7 +77,7 @@ def between_rewrite_and_commit(sink: Sink, action: Callable[[], object]) -> Iter
             happened.append(action())
         return publish(*args)
 
-    sink._publish_tidied = late  # type: ignore[method-assign]  # put back below
+    sink._publish_tidied = late  # type: ignore[method-assign, assignment]  # put back below
     try:
         yield happened
     finally:
@@ -102,7 +103,7 @@ def delete_by_position(harness: IcebergHarness, key: int) -> int:
             ours._data[1] = foreign
             assert ours.file_path == foreign
             change = commits.FileChange([ours], (), {})
-            prepared = commits.prepare(commits.Evolved(table.metadata), table, change, Expiry(), {})
+            prepared = commits.prepare(Evolved(table.metadata), table, change, Expiry(), {})
             commits.publish(table, prepared)
             return 1
     return 0

@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("small_tiers")
 
 
 def test_partition_values_of_all_kinds(tmp_path: Path) -> None:
-    kinds_of = {
+    kinds_of: dict[str, tuple[pa.DataType, list[Any]]] = {
         "text": (pa.string(), ["plain", "it's %/=?", "on hold", "Zürich 🏔", "", None]),
         "number": (pa.int32(), [0, -7, None]),
         "money": (pa.decimal128(9, 2), [Decimal("1.50"), Decimal("-0.01"), None]),

@@ -56,6 +56,7 @@ def test_table_that_its_store_shows_at_an_older_version_is_waited_for(
     with closing(opened(harness)) as sink:
         sink.write(batch(parts[0]))
         version = sink.write(batch(parts[1])).version
+        assert version is not None
         newest = harness.path / "_delta_log" / f"{version:020d}.json"
         hidden = newest.rename(tmp_path / "hidden.json")
         for look in (lambda: sink.write(batch(parts[2])), lambda: sink.committed([TopicPartition(TOPIC, 0)])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pytest
 import structlog
-from contract_base import TP0, TP1, committed, inserts, opened, updates
+from contract_base import TP0, TP1, committed, inserts, opened, updates, write
 from contract_events import ORDERS, batch, changes, folded, log_rows, order
 from delta_harness import DeltaHarness
 from deltalake import CommitProperties, DeltaTable, Transaction
@@ -146,7 +147,7 @@ def test_appends_of_others_do_not_matter_to_a_compaction(tmp_path: Path) -> None
     with closing(opened(harness)) as one, closing(opened(harness)) as two:
         for a, b in zip(ours, theirs, strict=True):
             one.write(batch(a))
-            harness.hooks = (lambda part=b: two.write(batch(part)), None)  # before the next commit: maybe a compaction
+            harness.hooks = (partial(write, two, batch(b)), None)  # before the next commit: maybe a compaction
             tidy(one)
             if harness.hooks is not None:
                 harness.hooks = None

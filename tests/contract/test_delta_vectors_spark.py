@@ -33,7 +33,7 @@ def simplified(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with their times in microseconds since 1970."""
     simple = []
     for row in canonical(rows):
-        times = {name: row[name] for name in ("at", "_cdc_ts") if name in row}
+        times: dict[str, Any] = {name: row[name] for name in ("at", "_cdc_ts") if name in row}
         micros = {n: v if isinstance(v, int) else round(v.timestamp() * 1_000_000) for n, v in times.items()}
         simple.append({**row, **micros})
     return simple

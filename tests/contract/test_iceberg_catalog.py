@@ -11,6 +11,7 @@ from contract_base import inserts, opened
 from contract_events import TOPIC, batch, log_rows
 from contract_harness import target
 from iceberg_harness import IcebergHarness
+from pydantic import SecretStr
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
@@ -19,7 +20,9 @@ from sinks.iceberg.sink import IcebergSink
 
 
 def test_catalog_that_is_away_is_unavailable_and_named(tmp_path: Path) -> None:
-    config = IcebergConfig(catalog_uri="http://127.0.0.1:1", warehouse="lake", s3_secret_access_key="not-shown")
+    config = IcebergConfig(
+        catalog_uri="http://127.0.0.1:1", warehouse="lake", s3_secret_access_key=SecretStr("not-shown")
+    )
     sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
     with closing(sink), pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1") as error:
         sink.open()
@@ -63,7 +66,7 @@ def test_catalog_properties_carry_the_store_and_the_users_own() -> None:
         warehouse="s3://lake/warehouse",
         s3_endpoint="http://store:9000",
         s3_access_key_id="key",
-        s3_secret_access_key="secret",
+        s3_secret_access_key=SecretStr("secret"),
         catalog_properties={"token": "t", "s3.region": "eu-central-1"},
     )
     properties = catalog_properties(config)

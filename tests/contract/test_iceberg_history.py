@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -32,7 +34,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "GROUP", 3)
 
 
-def make(mode: Any, folder: Path, grace: float = 0, **properties: str) -> IcebergHarness:
+def make(
+    mode: Any, folder: Path, grace: float = 0, properties: Mapping[str, str] = MappingProxyType({})
+) -> IcebergHarness:
     return IcebergHarness(mode, folder, table_properties={"lakeward.reader-grace-seconds": str(grace), **properties})
 
 
@@ -79,8 +83,8 @@ def test_files_stay_for_readers_until_their_time_is_over_and_another_worker_remo
     assert len(lists(tmp_path)) > 2
     waiting = lists(tmp_path)
     assert on_disk(tmp_path) == left(table)
-    now = history.time.time()
-    monkeypatch.setattr(history.time, "time", lambda: now + 601)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 601)
     with closing(opened(harness)) as other:  # the lists are found through the table, each through the next
         commit(other, *parts(4, 24))
     assert not waiting & on_disk(tmp_path)
@@ -231,7 +235,7 @@ class cut_short:  # noqa: N801 - used like a function
             self.count -= 1
             self._delete(io, location)
 
-        PyArrowFileIO.delete = delete  # type: ignore[method-assign]  # put back below
+        PyArrowFileIO.delete = delete  # type: ignore[method-assign, assignment]  # put back below
         return self.happened
 
     def __exit__(self, *_: Any) -> None:
@@ -257,7 +261,7 @@ def test_the_list_of_a_commit_that_came_second_is_removed(tmp_path: Path) -> Non
 
 
 def test_a_table_whose_files_belong_to_somebody_else_loses_none(tmp_path: Path) -> None:
-    harness = make("upsert", tmp_path, **{"gc.enabled": "false"})
+    harness = make("upsert", tmp_path, properties={"gc.enabled": "false"})
     with closing(opened(harness)) as sink:
         commit(sink, *parts(6))
         early = {path for path in on_disk(tmp_path) if not path.endswith(".metadata.json")}
@@ -267,7 +271,7 @@ def test_a_table_whose_files_belong_to_somebody_else_loses_none(tmp_path: Path) 
 
 
 def test_users_may_keep_more(tmp_path: Path) -> None:
-    harness = make("append", tmp_path, **{"history.expire.min-snapshots-to-keep": "20"})
+    harness = make("append", tmp_path, properties={"history.expire.min-snapshots-to-keep": "20"})
     with closing(opened(harness)) as sink:
         commit(sink, *parts(40))
     assert 20 <= len(present(harness).snapshots()) <= 23

@@ -15,10 +15,8 @@ from contract_events import TOPIC, batch, changes, empty_batch, folded, order
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from iceberg_harness import IcebergHarness
-from iceberg_upkeep import present
-from pyiceberg.expressions import EqualTo
+from iceberg_upkeep import delete_by_position, present
 from structlog.testing import capture_logs
-from test_iceberg_tidy import delete_by_position
 
 from sinks.iceberg import upsert
 from sources.changes import ChangeBatch, TopicPartition
@@ -131,7 +129,7 @@ def test_row_that_another_engine_deleted_can_come_back(tmp_path: Path) -> None:
     harness = IcebergHarness("upsert", tmp_path)
     with closing(opened(harness)) as sink:
         sink.write(batch(inserts(0, 3)))
-        present(harness).delete(EqualTo("id", 10))
+        present(harness).delete("id = 10")
         sink.write(batch(updates(3, 10, 20)))
     assert harness.rows() == folded(inserts(0, 3), updates(3, 10, 20))
 

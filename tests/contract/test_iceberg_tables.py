@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_base import committed, expected, inserts, opened
+from contract_base import committed, expected, inserts, opened, write
 from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, empty_batch, folded, order
 from iceberg_harness import NAME, NAMESPACE, IcebergHarness, around_next_catalog_commit
 from iceberg_upkeep import present
@@ -308,7 +309,7 @@ def test_files_of_a_lost_race_are_used_again_or_removed(tmp_path: Path) -> None:
     parts = [inserts(0, 2), inserts(2, 2), inserts(0, 2, partition=1)]
     with closing(opened(harness)) as sink, closing(opened(harness)) as other:
         sink.write(batch(parts[0]))
-        with harness.around_next_commit(before=lambda: other.write(batch(parts[2])) and None):
+        with harness.around_next_commit(before=partial(write, other, batch(parts[2]))):
             sink.write(batch(parts[1]))
     listed = {task.file.file_path.removeprefix("file://") for task in present(harness).scan().plan_files()}
     assert {str(path) for path in (tmp_path / "warehouse").rglob("*.parquet")} == listed

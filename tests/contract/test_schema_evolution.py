@@ -15,7 +15,7 @@ import pytest
 from contract_base import TP0, committed, expected, inserts, opened, random_examples, write
 from contract_events import ORDERS, TOPIC, Change, batch, changes, folded, log_rows, order
 from contract_evolution import SMALL, homes, row, shape
-from contract_harness import Factory
+from contract_harness import Factory, SinkHarness
 from delta_harness import DeltaHarness, vector_harness
 from hypothesis import given
 from hypothesis import strategies as st
@@ -303,10 +303,11 @@ def test_older_record_between_a_delta_tables_new_column_and_its_rows_lags_behind
 def test_widened_type_in_the_first_batch_of_all_makes_a_wide_column(tmp_path: Path) -> None:
     parts = [changes([row("c", 1, size=1)], 0, schema=SMALL),
              changes([row("c", 2, size=1 << 40)], 1, schema=shape(2, size=pa.int64()))]  # fmt: skip
-    for name, harness in {
+    harnesses: dict[str, SinkHarness] = {
         "delta": DeltaHarness("append", tmp_path / "delta"),
         "iceberg": IcebergHarness("append", _made(tmp_path / "iceberg")),
-    }.items():
+    }
+    for name, harness in harnesses.items():
         with closing(opened(harness)) as sink:
             sink.write(batch(*parts))
         assert harness.rows() == log_rows(*parts), name

@@ -4,6 +4,7 @@ version by version. One table per way of writing and layout; its log tells known
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_at_each_time_the_table_is_as_the_last_version_left_it(lake: Written) ->
     assert found == [version.rows for version in lake.versions[:-1]]
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[[Row], Any]] = {
     "id >= 4 AND id < 9": lambda row: 4 <= row["id"] < 9,
     "region = 'it\\'s %/='": lambda row: row.get("region") == "it's %/=",
     "region IS NULL": lambda row: "region" not in row,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -71,7 +72,7 @@ def test_at_each_time_the_table_is_as_its_last_commit_left_it(lake: Written) -> 
     assert found == [version.rows for version in (lake.versions[0], *lake.versions)]
 
 
-FILTERS = {
+FILTERS: dict[str, Callable[[Row], Any]] = {
     "id >= 4 AND id < 9": lambda row: 4 <= row["id"] < 9,
     "region = 'it\\'s %/='": lambda row: row.get("region") == "it's %/=",
     "region IS NULL": lambda row: "region" not in row,

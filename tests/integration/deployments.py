@@ -16,6 +16,8 @@ import yaml
 
 from app.deployment import deploy, deployed_topics, remove_topics, undeploy
 from config.environment import Settings, load_settings
+from config.lake_sinks import DeltaConfig, IcebergConfig
+from config.sink import SinkConfig
 from sinks.factory import plan_tables
 from stack.manager import Endpoint, Endpoints
 from stack.ports import free_port
@@ -163,6 +165,12 @@ def lake_rows(settings: Settings, sink_id: str, table: str) -> list[dict[str, An
     return None if rows is None else rows.to_pylist()
 
 
+def write_mode(sink: SinkConfig) -> str:
+    """That of a sink with tables."""
+    assert isinstance(sink.settings, IcebergConfig | DeltaConfig)
+    return sink.settings.write_mode
+
+
 @dataclass
 class Run:
     """A deployed pipeline with its running worker."""
@@ -181,7 +189,7 @@ class Run:
         sinks = [sink.sink_id for sink in self.settings.pipeline.sinks]
         rows = {(v.sink_id, v.table): v.comparison.source_rows for v in report.verdicts if v.comparison is not None}
         assert rows == {(sink, table): count for sink in sinks for table, count in tables.items()}
-        upserts = {s.sink_id for s in self.settings.pipeline.sinks if s.settings.write_mode == "upsert"}
+        upserts = {s.sink_id for s in self.settings.pipeline.sinks if write_mode(s) == "upsert"}
         assert all(count == rows[where] for where, count in found.items() if where[0] in upserts)
 
     def log(self, sink_id: str, table: str) -> list[dict[str, Any]]:

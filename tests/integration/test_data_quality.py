@@ -67,8 +67,9 @@ class Lake:
     def rows(self, sink: str, columns: str = "*") -> list[dict[str, Any]]:
         """A sink's rows by DuckDB."""
         with closing(connect_duckdb(delta=sink.startswith("delta"))) as connection:
-            found: pa.Table = connection.execute(f"SELECT {columns} FROM {self._scan(sink)}").to_arrow_table()
-        return found.to_pylist()
+            answer = connection.execute(f"SELECT {columns} FROM {self._scan(sink)}")
+            rows: list[dict[str, Any]] = answer.to_arrow_table().to_pylist()
+        return rows
 
     def _scan(self, sink: str) -> str:
         if sink.startswith("delta"):

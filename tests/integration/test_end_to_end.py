@@ -26,6 +26,7 @@ from deployments import (
     own_database,
     postgres_source,
     run_pipeline,
+    write_mode,
     written,
 )
 
@@ -207,7 +208,7 @@ def check(schema: str) -> Any:
             return
         run.assert_equal_to_source({f"{schema}.accounts": 301 + 3 - 10 - 1, f"{schema}.lines": 300 + 2 - 3})
         for sink in run.settings.pipeline.sinks:
-            if sink.settings.write_mode == "append":
+            if write_mode(sink) == "append":
                 accounts = f"{schema}.accounts"
                 assert run.ops(sink.sink_id, accounts, 1) == ["r", "u"]
                 assert run.ops(sink.sink_id, accounts, 51) == ["r", "d"]

@@ -83,7 +83,7 @@ async def test_rows_whose_values_a_sink_does_not_know_are_read_again(services: E
 
 def ends_as_the_source(run: Run) -> None:
     for sink in ("iceberg-upsert", "delta-upsert"):
-        run.worker.wait_for(lambda sink=sink: there(run, sink) == LEFT, f"rows in {sink}", 180)
+        run.worker.wait_for(lambda: there(run, sink) == LEFT, f"rows in {sink}", 180)  # noqa: B023 - called here
     for sink in ("iceberg-upsert", "delta-upsert"):
         asked = [event for event in run.worker.events("pipeline.rows_read_again") if event["sink"] == sink]
         assert sum(event["rows"] for event in asked) >= LEFT - 2, sink

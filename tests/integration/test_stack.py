@@ -19,6 +19,7 @@ import pymysql
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from deployments import login
 
 from stack import supervisors
 from stack.errors import StackError
@@ -87,8 +88,7 @@ async def query(server: Endpoint, *statements: str) -> list[tuple[Any, ...]]:
 
 def mariadb_query(server: Endpoint, *statements: str) -> tuple[Any, ...]:
     """Run statements as the pipeline's user; the rows of the last."""
-    login = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    with pymysql.connect(database=server.more["database"], autocommit=True, **login) as connection:
+    with pymysql.connect(database=server.more["database"], autocommit=True, **login(server)) as connection:
         cursor = connection.cursor()
         for statement in statements:
             cursor.execute(statement)

@@ -18,7 +18,6 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deployments import files, gone, new_worker, quiet, watched, written
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.expressions import In
 
 from app.commands.verify import verify
 from app.deployment import deploy
@@ -74,7 +73,7 @@ class Damage:
     def rows(self, *keys: int) -> pa.Table:
         """The rows with these keys."""
         if self._plan.settings.__class__.__name__ == "IcebergConfig":
-            found = self._iceberg().scan(row_filter=In("id", keys)).to_arrow()
+            found = self._iceberg().scan(row_filter=f"id IN ({_listed(keys)})").to_arrow()
         else:
             found = DeltaTable(self._plan.target.name).to_pyarrow_table()
             found = found.filter(pc.is_in(found.column("id"), pa.array(keys, pa.int64())))
@@ -83,9 +82,9 @@ class Damage:
     def delete(self, *keys: int) -> None:
         """Take rows away."""
         if self._plan.settings.__class__.__name__ == "IcebergConfig":
-            self._again(lambda: self._iceberg().delete(In("id", keys)))
+            self._again(lambda: self._iceberg().delete(f"id IN ({_listed(keys)})"))
         else:
-            self._again(lambda: DeltaTable(self._plan.target.name).delete(f"id IN ({', '.join(map(str, keys))})"))
+            self._again(lambda: DeltaTable(self._plan.target.name).delete(f"id IN ({_listed(keys)})"))
 
     def add(self, rows: pa.Table) -> None:
         """Put rows in."""
@@ -117,6 +116,10 @@ class Damage:
             else:
                 return
         raise AssertionError("lost 100 races")
+
+
+def _listed(keys: tuple[int, ...]) -> str:
+    return ", ".join(map(str, keys))
 
 
 class Writer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiokafka.structs import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def record(
     st.integers(0, 2**40),
     st.integers(0, 4),
 )
-def test_every_record_is_in_the_chunk_in_order(rows: list, first: int, gap: int) -> None:
+def test_every_record_is_in_the_chunk_in_order(rows: list[Any], first: int, gap: int) -> None:
     records, offset = [], first - 1
     for step, key, value, headers in rows:
         offset += step  # holes, as compaction leaves them

@@ -16,6 +16,7 @@ from config.loader import load_pipeline, load_platform
 from config.masking import MASK, mask_text, masked
 from config.mistakes import InvalidFile
 from config.model import Location
+from config.pipeline import IcebergConfig
 from config.substitution import substitute
 from config.yaml_document import parse_yaml
 
@@ -238,7 +239,9 @@ def test_secrets_stay_out_of_what_is_shown_and_of_reprs(tmp_path: Path) -> None:
     assert "hunter2" not in shown
     assert "hunter2" not in repr(config)
     assert shown.count("plain") == 3
-    assert config.sinks[0].settings.catalog_properties["token"] == "hunter2"
+    settings = config.sinks[0].settings
+    assert isinstance(settings, IcebergConfig)
+    assert settings.catalog_properties["token"] == "hunter2"
     platform = load_platform(
         write(
             tmp_path,

@@ -115,14 +115,15 @@ def add(path: str, **more: Any) -> dict[str, Any]:
 def test_stake_is_lost_to_what_it_rests_on_only() -> None:
     mine, theirs = file_name("lw", TP), file_name("lw", TopicPartition("cdc.public.orders", 4))
     stake = Stake(frozenset({"lakeward/p/s/t/3"}), frozenset({owner_id(TP)}))
-    for lost in (
+    cases: tuple[list[dict[str, Any]], ...] = (
         [{"txn": {"appId": "lakeward/p/s/t/3", "version": 1}}],
         [{"metaData": {}}],
         [{"protocol": {}}],
         [add(f"name=x/{mine}")],
         [{"remove": {"path": mine}}],
         [add("part-0001.parquet")],
-    ):
+    )
+    for lost in cases:
         assert stake.is_lost_to([commit_info("X"), *lost])
     beside = [commit_info("MERGE"), {"txn": {"appId": "lakeward/p/s/t/4", "version": 9}}, add(theirs)]
     assert not stake.is_lost_to(beside)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from aiokafka.errors import NodeNotReadyError, TopicAuthorizationFailedError
 
@@ -15,14 +16,17 @@ from config.errors import LakewardError, PipelineStopped, exit_status, last_word
 GUARANTEES = Path(__file__).parents[2] / "docs" / "guarantees.md"
 
 
-def subclasses(kind: type[LakewardError]) -> Iterator[type[LakewardError]]:
+Error = TypeVar("Error", bound=LakewardError)
+
+
+def subclasses(kind: type[Error]) -> Iterator[type[Error]]:
     for found in kind.__subclasses__():
         yield found
         yield from subclasses(found)
 
 
 def test_every_error_that_stops_a_pipeline_has_a_status_of_its_own() -> None:
-    kinds = [PipelineStopped, *subclasses(PipelineStopped)]
+    kinds: list[type[PipelineStopped]] = [PipelineStopped, *subclasses(PipelineStopped)]
     statuses = [kind.exit_status for kind in kinds]
     assert len(set(statuses)) == len(kinds) > 5
     assert not {0, 1, 2, *range(126, 256)} & set(statuses)

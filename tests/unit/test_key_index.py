@@ -209,6 +209,7 @@ def test_entries_of_another_format_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "index"
     with opened(path) as index:
         apply(index.partition("t", "orders", 0), [("a.parquet", keys(1))], None, 3, 7)
+        assert index._database._db is not None
         index._database._db.put(FORMAT_KEY, b"1")
     for _ in range(2):
         with opened(path) as index:

@@ -31,7 +31,7 @@ class Watched:
         self, seconds: float, next_offset: int | None, log_end: int | None, *, mine: bool = True, phase: Any = None
     ) -> list[dict[str, Any]]:
         """Look for so long at the same; returns what was logged."""
-        row = PartitionView("lake", "orders", *TP, mine, next_offset, log_end, *(None,) * 8, None)  # type: ignore[arg-type]
+        row = PartitionView("lake", "orders", *TP, mine, next_offset, log_end, *(None,) * 8, None)
         with capture_logs() as lines:
             for _ in range(int(seconds / LOOK_SECONDS)):
                 self.now += LOOK_SECONDS

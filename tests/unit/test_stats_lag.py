@@ -75,7 +75,8 @@ async def test_slow_broker_delays_no_page_and_its_answer_is_taken_later(monkeypa
     broker.answers.put_nowait(Unavailable("Kafka at b:9092: away"))
     await ends.refresh()
     assert ends.known == {TP: 7}, "the last known ends stay"
-    assert ends.error == "Kafka at b:9092: away"
+    told = ends.error
+    assert told == "Kafka at b:9092: away"
     broker.answers.put_nowait({TP: 8})
     await ends.refresh()
     assert (ends.known, ends.error) == ({TP: 8}, None)

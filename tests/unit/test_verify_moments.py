@@ -16,7 +16,8 @@ EXACT = Moments(exact=True)
 
 
 def read(how: Read, kind: pa.DataType, *texts: str | None) -> list[Any]:
-    return how(pa.array(texts, pa.string()), kind).to_pylist()
+    found: list[Any] = how(pa.array(texts, pa.string()), kind).to_pylist()
+    return found
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def waiting(source: Source, monitor: Monitor, connect: Connect, timeout: float = 0.4, said: Any = None) -> Passing:
     pipeline: Any = SimpleNamespace(topics=(TP.topic,), pipeline_id="p")
-    parts: Any = (source, monitor, connect)
+    parts: tuple[Any, Any, Any] = (source, monitor, connect)
     return Passing(pipeline, *parts, timeout, said.append if said is not None else lambda _: None)
 
 
@@ -133,7 +133,7 @@ async def test_sinks_that_stay_behind_are_named_and_do_not_keep_others_from_bein
     def plan(name: str) -> Any:
         return SimpleNamespace(target=SimpleNamespace(sink_id=name, name=f"shop.{name}"))
 
-    late = {"good": [5, 0], "slow": [9], "gone": [Unavailable("the store is away")]}
+    late: dict[str, list[Any]] = {"good": [5, 0], "slow": [9], "gone": [Unavailable("the store is away")]}
 
     def look(plan: Any, topic: str, ends: Any) -> tuple[None, int]:
         answers = late[plan.target.sink_id]

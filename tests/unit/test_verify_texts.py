@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -34,10 +35,11 @@ from verify.texts import (
 MOMENTS = Moments()
 
 
-def read(texts: list[str | None], kind: pa.DataType, how: Read = plain) -> list[Any]:
+def read(texts: Sequence[str | None], kind: pa.DataType, how: Read = plain) -> list[Any]:
     found = column("c", pa.array(texts, pa.string()), kind, how)
     assert found.type == kind
-    return found.to_pylist()
+    values: list[Any] = found.to_pylist()
+    return values
 
 
 def days(value: date | datetime | time) -> str:

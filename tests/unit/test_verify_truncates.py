@@ -33,7 +33,8 @@ logs = st.lists(st.one_of(change, change, change, change, truncate), max_size=24
 def replayed(rows: Rows, log: list[Change]) -> tuple[Rows, list[Change]]:
     """The table after the log's changes, and the log as a database may have made it: only an update of a row that is
     there leaves a value out."""
-    rows, possible = dict(rows), []
+    rows = dict(rows)
+    possible: list[Change] = []
     for key, op, note, value, unsent in log:
         if op == "t" or key is None:
             rows.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from typing import Any
 
 from workbench import CDC, Workbench
 
@@ -45,7 +46,7 @@ def test_every_kind_of_change_is_printed_with_key_and_columns(bench: Workbench) 
 def test_latest_prints_what_happens_from_now_on(bench: Workbench) -> None:
     assert bench.cdc("deploy").code == 0
     assert len(bench.cdc("consume", "--limit", "3").out.splitlines()) == 3  # the snapshot is in the topics
-    command = [CDC, "consume", *bench.write(), "--from", "latest", "--limit", "1", "--format", "json"]
+    command: list[Any] = [CDC, "consume", *bench.write(), "--from", "latest", "--limit", "1", "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=bench.folder) as consumer:
         assert consumer.stdout is not None
         stop = threading.Event()

@@ -48,11 +48,11 @@ def wkb_polygon(*points: tuple[float, float]) -> bytes:
 
 
 def utc(*parts: int) -> datetime:
-    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc] # year, month, day, …
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc, arg-type] # year, month, day, …
 
 
 def at(*parts: int) -> datetime:
-    return datetime(*parts)  # type: ignore[misc] # noqa: DTZ001 - timestamps without time zone
+    return datetime(*parts)  # type: ignore[arg-type] # noqa: DTZ001 - timestamps without time zone
 
 
 BIG = Decimal("12345678901234567890123456789012345678")

@@ -122,7 +122,7 @@ def check_verified(captured: Captured, variant: str, sink: str) -> None:
         assert verdict.comparison is not None, verdict
         told = {(one.kind, one.key["id"]): set(one.columns) for one in verdict.comparison.examples}
         lost = lost_values(captured.source_type, variant) if table == "special" else {}
-        missing = {("missing", key): set() for key in found.dead.get(table, ())}
+        missing: dict[tuple[str, int], set[str]] = {("missing", key): set() for key in found.dead.get(table, ())}
         assert told == missing | {("different", key): {name} for key, name in lost.items()}
         assert [note.partition(":")[0] for note in verdict.notes] == expected
         assert all("leaves arrays of" in note for note in verdict.notes)
