@@ -39,6 +39,8 @@ T = TypeVar("T")
 PAUSE = 4.0
 LONGEST_PAUSE = 1.0
 """Seconds."""
+CLOSING_SECONDS = 6.0
+"""How long a writer that stops waits for its sink; with the grace time of a flush, less than orchestrators wait."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +160,19 @@ class TableWriter:
             await asyncio.wait([self._task], timeout=grace)
 
     async def stop(self) -> None:
-        """Let the commit under way finish, drop the rest (the destination's offsets know), close the sink."""
+        """Let the call under way finish, drop the rest (the destination's offsets know), close the sink. A call that a
+        destination doesn't answer is left to end with the process."""
         if self._task is not None:
             self._epoch += 1
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self._call(self.sink.close, "close")
-        self._thread.shutdown()
+        closing = asyncio.ensure_future(self._call(self.sink.close, "close"))
+        await asyncio.wait([closing], timeout=CLOSING_SECONDS)
+        if closing.done():
+            self._thread.shutdown()
+            return closing.result()
+        log.warning("sink.left_behind", writer=self.name, text=self.doing)
+        return self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _supervise(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -23,6 +24,7 @@ from pyiceberg.exceptions import (
     ServiceUnavailableError,
     UnauthorizedError,
 )
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from config.errors import ConfigurationError, Unavailable
@@ -30,6 +32,11 @@ from config.pipeline import IcebergConfig
 from sinks.iceberg.store import StoreFiles
 
 SQLITE_WAIT_SECONDS = 30
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 60.0
+"""How long a REST catalog may take to accept a connection, and to go on with an answer. What came of a commit that
+isn't answered is read from the table."""
+_POSTGRES_DEFAULTS = {"connect_timeout": 10, "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 4}
+"""As the above, for a catalog in PostgreSQL (libpq's parameters); by default a lost connection is noticed in hours."""
 
 _REFUSED_BY_STORE = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET)"
@@ -42,6 +49,17 @@ class CommitConflict(Exception):
 
 class CommitUnknown(Exception):
     """The catalog didn't say whether the commit landed; read the table to know."""
+
+
+class PunctualRestCatalog(RestCatalog):
+    """PyIceberg's, whose requests end in time: it would wait for ever for an answer from behind a proxy that forgot the
+    connection, or from a machine that is gone. Raises requests.Timeout."""
+
+    def _create_session(self) -> requests.Session:
+        session = super()._create_session()
+        timed = partial(session.request, timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+        session.request = timed  # type: ignore[method-assign] # all of its verbs call it, whatever signs them
+        return session
 
 
 def catalog_properties(config: IcebergConfig) -> dict[str, str]:
@@ -67,7 +85,7 @@ def connect(config: IcebergConfig) -> Catalog:
     with sorted_errors(config):
         properties = catalog_properties(config)
         if config.is_rest:
-            return RestCatalog(config.catalog_name, **properties)
+            return PunctualRestCatalog(config.catalog_name, **properties)
         if config.catalog_uri.startswith("sqlite:///"):
             Path(config.catalog_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -83,7 +101,9 @@ def _uri(config: IcebergConfig) -> str:
     if uri.startswith("sqlite:///") and "?" not in uri:
         return f"{uri}?timeout={SQLITE_WAIT_SECONDS}"  # several workers write; the default gives up after 5 s
     if uri.startswith("postgresql://"):
-        return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
+        url = make_url(uri.replace("postgresql://", "postgresql+psycopg2://", 1))
+        defaults = {name: str(value) for name, value in _POSTGRES_DEFAULTS.items() if name not in url.query}
+        return url.update_query_dict(defaults).render_as_string(hide_password=False)
     return uri
 
 
