@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from chaos.load import Load
-from chaos.pipeline import SESSION_TIMEOUT, ChaosPipeline
+from chaos.pipeline import SESSION_TIMEOUT, ChaosPipeline, StoredPipeline
 from config.pipeline import PipelineConfig
 from sinks.factory import plan_tables
 from stack.gate import Gate
@@ -161,3 +161,32 @@ def test_a_worker_ends_while_its_group_waits_for_a_member_that_froze(chaos: Chao
     assert frozen.terminate() == 0
     assert new.terminate() == 0
     chaos.assert_tables_exact()
+
+
+def test_a_worker_ends_though_its_catalog_answers_nothing(
+    streaming: Endpoints, s3: Endpoint, rest_catalog: Endpoint, tmp_path: Path
+) -> None:
+    """Orchestrators kill after 30 s what they told to end."""
+    with Gate(rest_catalog.host, rest_catalog.port) as gate:
+        catalog = replace(rest_catalog, url=rest_catalog.url.replace(f":{rest_catalog.port}", f":{gate.port}"))
+        pipeline = StoredPipeline(tmp_path, streaming, Load(streaming), s3, catalog)
+        try:
+            pipeline.load.send(1_000)
+            worker = pipeline.worker()
+            worker.start()
+            pipeline.catch_up(WorkerLog(worker))
+            gate.freeze()
+            pipeline.load.send(1_000)
+            begun = sum(1 for _ in worker.events("sink.commit_started"))
+            worker.wait_for(lambda: sum(1 for _ in worker.events("sink.commit_started")) > begun, "a commit")
+            assert worker.terminate(45) == 0
+            left = {str(line["writer"]).split(" → ")[0] for line in worker.events("sink.left_behind")}
+            assert left == {"iceberg-append", "iceberg-upsert"}
+            assert last_line(worker) == {"event": "worker.ended", "exit_status": 0, "reason": "SIGTERM"}
+            gate.open()
+            worker.start()
+            pipeline.catch_up(WorkerLog(worker))
+            assert worker.terminate() == 0
+            pipeline.assert_tables_exact()
+        finally:
+            pipeline.close()

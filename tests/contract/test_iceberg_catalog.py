@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from contract_events import TOPIC, batch, log_rows
 from contract_harness import target
 from iceberg_harness import IcebergHarness
 from pydantic import SecretStr
+from sqlalchemy.engine import make_url
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
@@ -35,6 +37,27 @@ def test_database_that_is_away_is_unavailable_without_its_password(tmp_path: Pat
     with closing(sink), pytest.raises(Unavailable, match=r"postgresql://127\.0\.0\.1:1/lake") as error:
         sink.open()
     assert "not-shown" not in str(error.value)
+
+
+def test_catalog_that_never_answers_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.iceberg.catalog.ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = IcebergConfig(catalog_uri=f"http://127.0.0.1:{silent.getsockname()[1]}", warehouse="lake")
+        sink = IcebergSink(config, target((TOPIC,), "lake.orders"), None)
+        with closing(sink), pytest.raises(Unavailable, match="timed out"):
+            sink.open()
+
+
+def test_catalog_in_a_database_notices_a_lost_connection_unless_the_uri_says_otherwise() -> None:
+    uri = "postgresql://lake:s%40cret@db:5432/lake?keepalives_idle=600"
+    told = make_url(catalog_properties(IcebergConfig(catalog_uri=uri, warehouse="lake"))["uri"])
+    assert (told.drivername, told.password, told.host) == ("postgresql+psycopg2", "s@cret", "db")
+    assert told.query == {
+        "connect_timeout": "10",
+        "keepalives_idle": "600",
+        "keepalives_interval": "10",
+        "keepalives_count": "4",
+    }
 
 
 def test_busy_sqlite_catalog_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
