@@ -116,12 +116,12 @@ def commits(*lines: str, after: Sequence[Commit] = ()) -> list[Commit]:
     return made
 
 
-MADE = commits(*HISTORY)
-AFTER = commits(*MORE, after=MADE)
-
-
 def flat(made: Sequence[Commit]) -> list[ChangeBatch]:
     return [part for commit in made for part in commit]
+
+
+MADE = commits(*HISTORY)
+AFTER = commits(*MORE, after=MADE)
 
 
 def rows_after(upsert: bool, made: Sequence[Commit]) -> list[Row]:
