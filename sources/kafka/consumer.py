@@ -31,7 +31,7 @@ from mode import Service
 from config.errors import OffsetBeyondLog, OffsetGap
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
-from sources.kafka.chunks import build_chunk
+from sources.kafka.chunks import build_chunk, within
 from sources.kafka.group_errors import group_error
 from sources.kafka.record_batches import unpack_by_batch
 
@@ -185,8 +185,12 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
             if first is None:
                 continue
             end = assignment.state_value(tp).position
-            batches = chain.from_iterable(records)
-            chunk = build_chunk(tp.topic, tp.partition, generation, first, end, list(batches))
+            found = list(chain.from_iterable(records))
+            kept = within(found, first, end)
+            if len(kept) < len(found):
+                # fetched at the group's offset, before the seek to what the destinations want
+                log.info("consumer.left_out", topic=tp.topic, partition=tp.partition, records=len(found) - len(kept))
+            chunk = build_chunk(tp.topic, tp.partition, generation, min(first, end), end, kept)
             chunk.epoch = self._epoch
             self._next[chunk.tp] = end
             positions.backlog.add(chunk)
