@@ -26,13 +26,6 @@ _value = attrgetter("value")
 _headers = attrgetter("headers")
 
 
-def within(records: Sequence[ConsumerRecord], first: int, next: int) -> Sequence[ConsumerRecord]:
-    """Those of [first, next), of records in offset order: a chunk that held others would double them."""
-    if not records or (first <= records[0].offset and records[-1].offset < next):
-        return records
-    return [record for record in records if first <= record.offset < next]
-
-
 def build_chunk(
     topic: str, partition: int, generation: int, first: int, next: int, records: Sequence[ConsumerRecord]
 ) -> Chunk:

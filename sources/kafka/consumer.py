@@ -4,9 +4,11 @@ Faust calls a consumer for three things, and this one changes how each is done:
 
 - *fetching*: the records that a fetch brought of one partition become one `Chunk`, built in the consumer's thread.
   Its `first` is where the previous chunk ended, its `next` where the fetcher stands after it, so compaction and
-  aborted transactions leave no holes between chunks. Partitions whose backlog is full are left out of a fetch.
+  aborted transactions leave no holes between chunks. Records that were fetched elsewhere (the consumer was moved
+  meanwhile) are thrown away and read again from where the previous chunk ended. Partitions whose backlog is full are
+  left out of a fetch.
 - *seeking*: after a rebalance the source partitions are positioned where the destinations say (`Positions.wanted`),
-  whatever the group's offset is. A partition delivers nothing before that.
+  whatever the group's offset is. A partition delivers nothing before that, and nobody else moves it.
 - *committing*: the group's offset is what `Positions.committable` says. Faust's own acknowledgement bookkeeping,
   which is per message, isn't used for source topics.
 
@@ -31,7 +33,7 @@ from mode import Service
 from config.errors import OffsetBeyondLog, OffsetGap
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
-from sources.kafka.chunks import build_chunk, within
+from sources.kafka.chunks import build_chunk
 from sources.kafka.group_errors import group_error
 from sources.kafka.record_batches import unpack_by_batch
 
@@ -136,6 +138,23 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         self._next.clear()  # nothing is delivered until the destinations have been asked again
         await super().on_partitions_revoked(revoked)
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek Faust's own topics to the group's offsets; sources are the destinations' to position.
+
+        Faust calls this in rebalances and, beside them, from its fetcher: one call may end after the seek that another
+        one began.
+        """
+        offsets: Mapping[TP, int] = await self.call_thread(self._seek_internal_to_committed)
+        return offsets
+
+    async def _seek_internal_to_committed(self) -> Mapping[TP, int]:
+        consumer = self._ensure_consumer()
+        internal = [tp for tp in consumer.assignment() if not self.consumer.positions.is_source(tp.topic)]
+        if not internal:
+            return {}
+        offsets: Mapping[TP, int] = await consumer.seek_to_committed(*internal)
+        return offsets
+
     async def seek_sources(self, offsets: Mapping[TopicPartition, int], epoch: int) -> None:
         """Position source partitions and let them deliver from there, as chunks of `epoch`."""
         await self.call_thread(self._seek_sources, offsets, epoch)
@@ -169,37 +188,36 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         except NoOffsetForPartitionError:
             return {}  # not positioned yet: perform_seek will do it
         except OffsetOutOfRangeError as error:
-            if not (wanted := {tp: at for tp, at in error.args[0].items() if self._is_wanted(tp, at)}):
-                return {}
-            raise OffsetOutOfRangeError(wanted) from error
-        # No await between the fetcher's drain (above) and the chunks: positions below are those after the drain.
+            if missing := {tp: at for tp, at in error.args[0].items() if self._is_wanted(consumer, tp, at)}:
+                raise OffsetOutOfRangeError(missing) from error
+            return {}
         positions = self.consumer.positions
         generation = consumer._coordinator.generation
-        assignment = consumer._subscription.subscription.assignment
         result: dict[TP, list[Any]] = {}
         for tp, records in fetched.items():
             if not positions.is_source(tp.topic):
                 result[tp] = records
                 continue
-            first = self._next.get(TopicPartition(*tp))
-            if first is None:
+            first, end = records[0].first, records[-1].next
+            if not self._is_wanted(consumer, tp, first):
                 continue
-            end = assignment.state_value(tp).position
-            found = list(chain.from_iterable(records))
-            kept = within(found, first, end)
-            if len(kept) < len(found):
-                # fetched at the group's offset, before the seek to what the destinations want
-                log.info("consumer.left_out", topic=tp.topic, partition=tp.partition, records=len(found) - len(kept))
-            chunk = build_chunk(tp.topic, tp.partition, generation, min(first, end), end, kept)
+            chunk = build_chunk(tp.topic, tp.partition, generation, first, end, list(chain.from_iterable(records)))
             chunk.epoch = self._epoch
             self._next[chunk.tp] = end
             positions.backlog.add(chunk)
             result[tp] = [chunk]
         return result
 
-    def _is_wanted(self, tp: TP, offset: int) -> bool:
-        """False where a source partition stood at the group's offset only, before `seek_sources`."""
-        return not self.consumer.positions.is_source(tp.topic) or self._next.get(TopicPartition(*tp)) == offset
+    def _is_wanted(self, consumer: aiokafka.AIOKafkaConsumer, tp: TP, offset: int) -> bool:
+        """Whether a fetch at `offset` goes on where the partition's last chunk ended. If something else moved the
+        consumer it is moved back: records from before would be doubled, and those from behind would hide a gap."""
+        if not self.consumer.positions.is_source(tp.topic):
+            return True
+        wanted = self._next.get(TopicPartition(*tp))
+        if wanted is not None and wanted != offset:
+            log.warning("consumer.moved_back", topic=tp.topic, partition=tp.partition, wanted=wanted, found=offset)
+            consumer.seek(tp, wanted)
+        return wanted == offset  # None: it isn't positioned yet, and stands at the group's offset only
 
 
 class ReadOffsets(defaultdict[TP, int | None]):

@@ -8,7 +8,7 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sources.kafka.chunks import RECORD_OVERHEAD, build_chunk, within
+from sources.kafka.chunks import RECORD_OVERHEAD, build_chunk
 
 HEADERS = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=9)), max_size=2).map(tuple)
 
@@ -54,9 +54,3 @@ def test_large_headers_count_against_the_memory_bound() -> None:
 def test_a_fetch_without_records_still_covers_its_offsets() -> None:
     chunk = build_chunk("t", 0, 1, 5, 9, [])
     assert (len(chunk), chunk.first, chunk.next, chunk.nbytes) == (0, 5, 9, 0)
-
-
-@given(st.sets(st.integers(0, 30)), st.integers(0, 30), st.integers(0, 30))
-def test_records_that_a_seek_left_behind_are_left_out(offsets: set[int], first: int, end: int) -> None:
-    records = [record(offset, None, None) for offset in sorted(offsets)]
-    assert [r.offset for r in within(records, first, end)] == [o for o in sorted(offsets) if first <= o < end]
