@@ -26,6 +26,7 @@ from config.environment import load_settings
 from demo.connections import MariaDbConnection, PostgresConnection
 from demo.pipelines import pipeline_of, platform_of
 from sinks.factory import plan_tables
+from stack.errors import StackError
 from stack.manager import Endpoints, statuses, up
 from stack.places import bucket, in_catalog, storage_options
 
@@ -36,7 +37,7 @@ Say = Callable[[str], None]
 
 
 class NotRunning(Exception):
-    """The worker that a fault should hit is dead, or frozen."""
+    """The worker that a fault should hit is dead, or frozen; or the service is dead."""
 
 
 class Scene:
@@ -178,19 +179,19 @@ class Scene:
         later(0.5, done)
 
     def _kill_service(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
-        os.kill(self._pid(fault.target), signal.SIGKILL)
+        self._signal(fault.target, signal.SIGKILL)
         self._frozen.discard(fault.target)
         over()
 
     def _freeze_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
-        os.kill(self._pid(fault.target), signal.SIGSTOP)
+        self._signal(fault.target, signal.SIGSTOP)
         self._frozen.add(fault.target)
         later(fault.seconds, in_turn(lambda: self._thaw(fault.target), over))
 
     def _thaw(self, name: str) -> None:
         self._frozen.discard(name)
-        with suppress(ProcessLookupError):
-            os.kill(self._pid(name), signal.SIGCONT)
+        with suppress(NotRunning):
+            self._signal(name, signal.SIGCONT)
 
     def _misbehave(self, how: Misbehaviour, fault: Fault, later: Later, over: Callable[[], None]) -> None:
         service = self._unruly[fault.target]
@@ -202,9 +203,14 @@ class Scene:
     _lose_answers_of_service = partialmethod(_misbehave, "answers lost")
     _hide_objects_of_service = partialmethod(_misbehave, "objects hidden")
 
-    def _pid(self, name: str) -> int:
-        pid: int = statuses(self._state)[name]["pid"]
-        return pid
+    def _signal(self, service: str, signum: signal.Signals) -> None:
+        status = statuses(self._state)[service]
+        if status["state"] == "failed":
+            raise StackError(status["error"])
+        try:
+            os.kill(status["pid"], signum)
+        except ProcessLookupError as error:
+            raise NotRunning from error
 
     def _crew(self, worker: str) -> Crew:
         return self.crews[worker.split("-")[0]]

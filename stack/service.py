@@ -1,9 +1,9 @@
 """What every service of the stack is: a `mode` Service that supervises one real process.
 
 Starting one means: prepare (configuration, first-time data), launch, and poll `healthy` with backoff until it answers
-or the process dies. A process that dies later is started again, up to `MAX_RESTARTS` times, while the other services
-go on; its log file is appended to. Progress and state go to `services/<name>.json`, which `cdc stack up` and `status`
-read.
+or the process dies. A process that dies later is started again while the other services go on, up to `MAX_RESTARTS`
+times without having run steadily in between; its log file is appended to. Progress and state go to
+`services/<name>.json`, which `cdc stack up` and `status` read.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from stack.layout import Account, Layout, account, write_whole
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 MAX_RESTARTS = 5
+STEADY_SECONDS = 10.0
+"""A service that was healthy for this long may be started again as often as at first."""
 START_TIMEOUT = 120.0
 JAVA_FRAMES = ("\tat ", "\t... ")
 """How the lines of a Java stack trace begin that bury its causes."""
@@ -56,9 +58,9 @@ class ProcessService(Service):
     def __init__(self, layout: Layout, **kwargs: Any) -> None:
         self.layout = layout
         self._process: asyncio.subprocess.Process | None = None
-        self._restarts = 0
+        self._restarts = self._attempts = 0
         self._failed = False
-        self._began = monotonic()
+        self._began = self._ready_at = monotonic()
         super().__init__(**kwargs)
 
     # -- what subclasses say
@@ -102,7 +104,8 @@ class ProcessService(Service):
             self._tell("failed", error=str(error))
             await self._end()
             raise
-        self._tell("ready", seconds=monotonic() - self._began)
+        self._ready_at = monotonic()
+        self._tell("ready", seconds=self._ready_at - self._began)
 
     async def on_stop(self) -> None:
         """Stop the process, by force if it doesn't in time."""
@@ -125,10 +128,13 @@ class ProcessService(Service):
 
     async def _restart(self, reason: str) -> None:
         """Launch it again, also when a new start fails: a killed database may need a while to let go of its files."""
-        while self._restarts < MAX_RESTARTS:
+        if monotonic() - self._ready_at > STEADY_SECONDS:
+            self._attempts = 0
+        while self._attempts < MAX_RESTARTS:
+            self._attempts += 1
             self._restarts += 1
             self._tell("restarting", error=reason)
-            await self.sleep(0.2 * 2**self._restarts)
+            await self.sleep(0.2 * 2**self._attempts)
             if self.should_stop:
                 return
             try:
@@ -138,6 +144,7 @@ class ProcessService(Service):
                 reason = str(error)
                 await self._end()
                 continue
+            self._ready_at = monotonic()
             self._tell("ready")
             return
         self._failed = True
