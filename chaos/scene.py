@@ -48,7 +48,6 @@ class Scene:
         self.endpoints: Endpoints = up(state, None, ports=ports, say=say, owner=os.getpid())
         self._unruly = {name: Unruly(self.endpoints[name].url) for name in HTTP_SERVICES}
         self.crews: dict[str, Crew] = {}
-        self._frozen: set[str] = set()
         self._hired = 0
 
     def connect(self, kind: Kind) -> PostgresConnection | MariaDbConnection:
@@ -180,16 +179,13 @@ class Scene:
 
     def _kill_service(self, fault: Fault, _: Later, over: Callable[[], None]) -> None:
         self._signal(fault.target, signal.SIGKILL)
-        self._frozen.discard(fault.target)
         over()
 
     def _freeze_service(self, fault: Fault, later: Later, over: Callable[[], None]) -> None:
         self._signal(fault.target, signal.SIGSTOP)
-        self._frozen.add(fault.target)
         later(fault.seconds, in_turn(lambda: self._thaw(fault.target), over))
 
     def _thaw(self, name: str) -> None:
-        self._frozen.discard(name)
         with suppress(NotRunning):
             self._signal(name, signal.SIGCONT)
 
