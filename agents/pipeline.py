@@ -44,7 +44,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class SinkTable:
-    """A sink bound to one of its tables, with its policies. `sets_aside`: it may refuse records for their schema."""
+    """A sink bound to one of its tables, with its policies. `sets_aside`: it may refuse records that are sound."""
 
     sink: Sink
     flush: FlushPolicy

@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> LakewardApp:
                 plan.create(folder),
                 FlushPolicy(plan.batch_size, plan.flush_interval_seconds),
                 plan.sink_config.retry or platform.retry,
-                plan.settings.schema_evolution.sets_aside,
+                plan.sets_aside,
             )
             for plan in plans
         ]

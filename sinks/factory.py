@@ -33,6 +33,12 @@ class TablePlan:
         """Age of the oldest row at which a commit is due."""
         return self.settings.flush_interval_seconds
 
+    @property
+    def sets_aside(self) -> bool:
+        """Whether the sink may refuse records that are sound: for their schema, or for the value of a partition."""
+        partitioned = isinstance(self.settings, DeltaConfig) and bool(self.settings.partition_by)
+        return self.settings.schema_evolution.sets_aside or partitioned
+
     def load(self) -> None:
         """Import what `create` needs: seconds of CPU, which a caller with a deadline spends before it."""
         if isinstance(self.settings, IcebergConfig):

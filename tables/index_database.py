@@ -53,7 +53,7 @@ all become one, which bounds what outdated entries take on disk."""
 RUNS = "runs"
 """Folder of files that are to be ingested."""
 
-FORMAT_KEY, FORMAT = b"V", b"3"
+FORMAT_KEY, FORMAT = b"V", b"4"
 """Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
 
 

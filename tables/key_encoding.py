@@ -67,7 +67,8 @@ def _parts(name: str, column: pa.Array) -> list[pa.Array]:
         stored = pa.timestamp("us", tz=kind.tz) if pa.types.is_timestamp(kind) else pa.time64("us")
         return [_fixed(pc.cast(column, stored).view(pa.int64()).to_numpy())]
     if pa.types.is_floating(kind):
-        return [_fixed(pc.cast(column, pa.float64()).to_numpy().view(np.int64))]
+        numbers = pc.cast(column, pa.float64()).to_numpy() + 0.0  # -0.0 and 0.0 are one key, and so are all NaNs
+        return [_fixed(np.where(np.isnan(numbers), np.nan, numbers).view(np.int64))]
     if pa.types.is_decimal(kind):
         return _sized(pc.cast(column, pa.string()))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):

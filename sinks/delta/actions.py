@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -30,8 +30,8 @@ _SAFE = "/=!$&'()*+,;@~"
 class DataFile:
     """A data file of the table and the vector of its rows that are gone.
 
-    `path` is as in the log, a URI. `settled` is the id of the vector that a commit of another writer left last: what
-    this sink's own commits take away since then doesn't change it.
+    `path` is as in the log, a URI. `settled` says what a commit of another writer left last: the vector's id and, if
+    the file was there before, the commit's version. What this sink's own commits take away doesn't change it.
     """
 
     path: str
@@ -134,11 +134,13 @@ class Snapshot:
     """The table at one version. `ours` says whether a commit was made by this sink; a version of -1 is no table.
 
     `given_up` says of data and vector files (by location) when a version stopped needing them last, in milliseconds
-    since 1970: the log's tombstones, but a file that is touched again and again is there once.
+    since 1970: the log's tombstones, but a file that is touched again and again is there once. `read_whole_at`: the
+    version of the checkpoint that it was begun with; of commits up to there `settled` doesn't tell.
     """
 
     ours: Callable[[Iterable[Action]], bool] = lambda _: False
     version: int = -1
+    read_whole_at: int = -1
     at: int = 0
     protocol: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -166,8 +168,9 @@ class Snapshot:
         for kind, body in found:
             if kind == "add":
                 file = DataFile.of_action(body)
-                if ours and file.path in before:
-                    file = replace(file, settled=before[file.path].settled)
+                known = before.get(file.path) or self.files.get(file.path)
+                if known is not None:  # by another writer: rows may have come back, be it with the vector of before
+                    file = replace(file, settled=known.settled if ours else f"{file.settled}@{version}")
                 self.files[file.path] = file
                 self._owned[file.owner][file.path] = file
             elif kind == "txn":
@@ -184,6 +187,11 @@ class Snapshot:
         """The files that may hold rows of a Kafka partition: its own, and those that other engines wrote."""
         yield from self._owned.get(owner, {}).values()
         yield from self._owned.get(None, {}).values()
+
+    @property
+    def foreign_files(self) -> Collection[str]:
+        """Paths of the files that other writers wrote."""
+        return self._owned.get(None, {}).keys()
 
     @property
     def locations(self) -> set[str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, WriterProperties, write_deltalake
 from deltalake.schema import Schema
 
-from config.errors import ConfigurationError
+from config.errors import ConfigurationError, UnsupportedChange
 from sinks.delta.schema import in_shape
 from sinks.delta.state import KEY_PROPERTY, MODE_PROPERTY
 from sinks.reduce import Reduced
@@ -97,6 +97,7 @@ def append(table: DeltaTable, columns: pa.Schema, rows: pa.Table, transactions: 
 def merge(table: DeltaTable, columns: pa.Schema, reduced: Reduced, transactions: list[Transaction]) -> None:
     """Bring each changed key's row to its last change; if that changes no row, only the identifiers land."""
     assert_removable(table)
+    _assert_matchable(table, reduced)
     before = table.version()
     source = in_shape(pa.concat_tables([reduced.upserts, reduced.deletes]), columns)
     (
@@ -149,13 +150,42 @@ def assert_removable(table: DeltaTable) -> None:
         )
 
 
+def _assert_matchable(table: DeltaTable, reduced: Reduced) -> None:
+    """delta-rs (1.6.6) doesn't match NaN, and loses other rows' matches by the ranges of a source with one."""
+    for name in reduced.key:
+        for rows in (reduced.upserts, reduced.deletes):
+            column = rows.column(name)
+            if pa.types.is_floating(column.type) and pc.any(pc.is_nan(column)).as_py():
+                raise UnsupportedChange(
+                    f"Delta table {table.table_uri}: a key column, {name}, holds NaN, which MERGE doesn't find again;"
+                    " set delta.upserts: deletion_vectors, or give the source table another primary key"
+                )
+
+
 def current_rows(table: DeltaTable, rows: pa.Table, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
     """The table's rows with the keys of `rows`: key and columns (those that it has). Reads files whose ranges of the
-    first key column's values meet those of the rows."""
+    first key column's values meet those of the rows; in a table with deletion vectors those columns of all files."""
+    if "deletionVectors" in (table.protocol().reader_features or ()):
+        return _current_rows_beside_vectors(table, rows, columns, key)
     dataset = table.to_pyarrow_dataset()
     wanted = rows.column(key[0]).cast(dataset.schema.field(key[0]).type)
     there = [name for name in columns if name in dataset.schema.names]
     return dataset.to_table([*key, *there], filter=pc.field(key[0]).isin(wanted.combine_chunks()))
+
+
+def _current_rows_beside_vectors(
+    table: DeltaTable, rows: pa.Table, columns: Sequence[str], key: Sequence[str]
+) -> pa.Table:
+    """By delta-rs' SQL, which reads vectors; its Arrow datasets don't."""
+    schema = pa.schema(table.schema().to_arrow())
+    schema = pa.schema([schema.field(name) for name in (*key, *(name for name in columns if name in schema.names))])
+    reader = QueryBuilder().register("t", table).execute(f"SELECT {', '.join(map(_quoted, schema.names))} FROM t")
+    wanted = rows.column(key[0]).cast(schema.field(key[0]).type).combine_chunks()
+    found = schema.empty_table()
+    for part in reader:
+        some = pa.Table.from_batches([pa.record_batch(part)]).cast(schema)  # views become texts
+        found = pa.concat_tables([found, some.filter(pc.is_in(some.column(key[0]), wanted))])
+    return found
 
 
 def move_offsets(table: DeltaTable, transactions: list[Transaction]) -> None:

@@ -169,6 +169,7 @@ class TableLog:
             for path in paths:
                 for actions in self._checkpoint(path):
                     snapshot.apply(version, actions)
+            snapshot.read_whole_at = version
             self._newest = paths[-1], self._folder.tag(paths[-1]) or ""
         self._follow(snapshot)
         if snapshot.version >= 0 and not (snapshot.protocol and snapshot.metadata):

@@ -12,15 +12,38 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from config.errors import UnsupportedChange
+from config.errors import RecordsRefused, UnsupportedChange
+from sinks.base import Batch
+from sources.changes import CDC_OFFSET, CDC_OP
 
 Values = Mapping[str, str | None]
-"""The text of each partition column's value; None is null, and so is the empty text."""
+"""The text of each partition column's value; None is null."""
 
 _UNSAFE = frozenset("\"#%'*/:=?\\{}[]^\x7f" + "".join(map(chr, range(32))))
 """Characters that a folder's name has in hexadecimal, as Hive and Spark have it."""
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def refuse_empty_texts(table: str, names: Sequence[str], batch: Batch, *, upsert: bool) -> None:
+    """The empty text means null to Delta's readers (Delta protocol, "Partition Value Serialization"). Raises
+    RecordsRefused for records that have it in one of the partition columns `names`."""
+    records: dict[tuple[str, int, int], str] = {}
+    for change in batch.changes:
+        for name in names:
+            if name not in change.rows.column_names or not _is_text(change.rows.column(name).type):
+                continue
+            empty = pc.fill_null(pc.equal(change.rows.column(name), ""), fill_value=False)
+            if upsert:  # a delete brings no row
+                empty = pc.and_(empty, pc.not_equal(change.rows.column(CDC_OP), "d"))
+            for offset in change.rows.filter(empty).column(CDC_OFFSET).to_pylist():
+                records[change.topic, change.partition, offset] = (
+                    f"{change.topic}/{change.partition}: at offset {offset} the column {name}, by which Delta table"
+                    f" {table} is partitioned, holds the empty text, which Delta's readers take for null; partition the"
+                    " table by other columns"
+                )
+    if records:
+        raise RecordsRefused(records)
 
 
 def split(rows: pa.Table, names: Sequence[str]) -> Iterator[tuple[Values, pa.Table]]:
@@ -47,6 +70,10 @@ def columns(values: Values, schema: pa.Schema, count: int) -> dict[str, pa.Array
     return {name: _parsed(value, schema.field(name).type, count) for name, value in values.items()}
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def _texts(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_floating(kind):
@@ -58,8 +85,7 @@ def _texts(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(kind):
         # Arrow writes a Z behind a time with zone; without it, and in UTC, is what all versions of Delta read
         column = column.cast(pa.timestamp("us"))
-    text = column.cast(pa.string())
-    return pc.if_else(pc.equal(text, ""), None, text)
+    return column.cast(pa.string())  # none is empty: see `refuse_empty_texts`
 
 
 def _parsed(value: str | None, kind: pa.DataType, count: int) -> pa.Array:

@@ -21,6 +21,7 @@ from config.errors import ConfigurationError, DestinationChanged, Unavailable
 from config.pipeline import DeltaConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.delta import commit
+from sinks.delta.partitions import refuse_empty_texts
 from sinks.delta.schema import stored, table_columns
 from sinks.delta.state import KEY_PROPERTY, LoadedTable, TableState, schema_transactions
 from sinks.delta.storage import load, shown_older, storage_options, store_errors
@@ -87,6 +88,7 @@ class DeltaSink(Sink):
             check_partition_counts(self._uri, state.partition_counts(todo.partition_counts), todo, keyed=self._upsert)
             plan = self._evolve(state, todo, made)
             todo = plan.applied(todo)
+            refuse_empty_texts(self._uri, self._partition_by, todo, upsert=self._upsert)
             if self._adapt(state, todo, plan):
                 self._news.tell(plan)
                 made |= {field.name for field in plan.add}

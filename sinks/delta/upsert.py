@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import structlog
 from pyroaring import BitMap
 
 from config.errors import PipelineStopped
@@ -34,6 +35,8 @@ from sinks.tiers import Files, Width
 from sources.changes import CDC_PARTITION, CDC_TOPIC, TopicPartition
 from tables.index_database import IndexDamaged
 from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
+
+log = structlog.get_logger("lakeward.delta")
 
 LONGEST_HISTORY = 200
 """Commits since the index's state that are looked at for what they changed; after more all files are read."""
@@ -84,7 +87,7 @@ class Upserts:
         """
         for tp, offset in offsets.items():
             index, wanted = self._of(table, tp), self._state(table, tp, offset)
-            if index.state == wanted:
+            if index.state == wanted and not self._may_have_returned(table, index):
                 continue
             files = {file.path: file for file in table.files_of(owner_id(tp))}
             if not files and not index.files:
@@ -207,6 +210,16 @@ class Upserts:
         """Take the partitions' entries from the index anew: it was damaged."""
         self._partitions.clear()
 
+    def distrust(self, partitions: Collection[TopicPartition]) -> None:
+        """Remove the partitions' entries, so that they are made anew: they say other than the files."""
+        try:
+            for tp in partitions:
+                if tp in self._partitions:
+                    self._partitions[tp].clear()
+        except IndexDamaged as damage:  # the database was thrown away as a whole
+            log.warning("delta.index_damaged", table=self._name, reason=str(damage))
+        self.forget()
+
     # -- in step with the table
 
     def _unchanged(self, table: Snapshot, index: PartitionIndex, files: Mapping[str, DataFile]) -> set[int]:
@@ -224,6 +237,20 @@ class Upserts:
             for file_id, known in index.files.items()
             if (file := files.get(known.path)) and file.owner and file.dead == known.dead and file.path not in returned
         }
+
+    def _may_have_returned(self, table: Snapshot, index: PartitionIndex) -> bool:
+        """Whether rows of another writer's file may have come back unseen since the index's version: by a restore
+        before the checkpoint with which reading the table began."""
+        since = -1 if index.state is None or index.state.snapshot_id is None else index.state.snapshot_id
+        if since >= table.read_whole_at or not table.foreign_files:
+            return False
+        if table.read_whole_at - since > LONGEST_HISTORY:
+            return True
+        commits = self._log.between(since + 1, table.read_whole_at)
+        if commits is None:
+            return True
+        returned = {path for commit in commits for path in _returned(commit)}
+        return any(path in returned for path in table.foreign_files)
 
     def _live_keys(
         self, table: Snapshot, tp: TopicPartition, key: Sequence[str], files: Collection[DataFile]

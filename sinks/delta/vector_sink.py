@@ -99,7 +99,10 @@ class VectorSink(DeltaSink):
         """See Sink.tidy: one step of rewriting files, a checkpoint of the log, removal of files that nobody needs."""
         try:
             self._tidy_files(hurried=hurried)
-        except (IndexDamaged, FileNotFoundError) as error:
+        except IndexDamaged as damage:
+            log.warning("delta.not_tidied", table=self._uri, reason=str(damage))
+            self._upserts.distrust(self._written)
+        except FileNotFoundError as error:
             log.warning("delta.not_tidied", table=self._uri, reason=str(error))
             self._upserts.forget()
         if self._checkpoint_due:

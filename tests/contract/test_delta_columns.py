@@ -7,24 +7,27 @@ from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
 from contract_base import commit, inserts, opened
-from contract_events import ORDERS_WITH_NOTE, batch, changes, empty_batch, folded, order
-from delta_harness import DeltaHarness, vector_harness
+from contract_events import ORDERS_WITH_NOTE, TOPIC, batch, changes, empty_batch, folded, order, unsent
+from delta_harness import DeltaHarness, read_by_delta_rs, vector_harness
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 
-from config.errors import UnsupportedChange
+from config.errors import RecordsRefused, UnsupportedChange
+from sinks.unchanged import without
 from sources.changes import TableSchema
 
 pytestmark = pytest.mark.usefixtures("small_tiers")
 
+FLOATS = TableSchema(pa.schema([pa.field("k", pa.float64(), nullable=False), ("n", pa.int64())]), ("k",), 1)
+
 
 def test_partition_values_of_all_kinds(tmp_path: Path) -> None:
     kinds_of: dict[str, tuple[pa.DataType, list[Any]]] = {
-        "text": (pa.string(), ["plain", "it's %/=?", "on hold", "Zürich 🏔", "", None]),
+        "text": (pa.string(), ["plain", "it's %/=?", "on hold", "Zürich 🏔", None]),
         "number": (pa.int32(), [0, -7, None]),
         "money": (pa.decimal128(9, 2), [Decimal("1.50"), Decimal("-0.01"), None]),
         "day": (pa.date32(), [date(2026, 1, 2), date(1969, 12, 31), None]),
@@ -47,8 +50,78 @@ def test_partition_values_of_all_kinds(tmp_path: Path) -> None:
         shutil.rmtree(folder / "index-0")
         with closing(opened(harness)) as sink:
             commit(sink, back)
-        want = [{k: v for k, v in row.items() if v != ""} for row in folded(*parts, back)]
-        assert harness.rows() == want, name
+        assert harness.rows() == folded(*parts, back), name
+
+
+@pytest.mark.parametrize("settings", [{}, {"upserts": "deletion_vectors"}, None])
+def test_empty_text_as_a_partition_is_refused_record_by_record(settings: dict[str, Any] | None, tmp_path: Path) -> None:
+    """Delta's readers take it for null (protocol, "Partition Value Serialization")."""
+    mode: Literal["append", "upsert"] = "append" if settings is None else "upsert"
+    harness = DeltaHarness(mode, tmp_path, partition_by=("region",), **settings or {})
+    schema = TableSchema(pa.schema([("id", pa.int64()), ("region", pa.string())]), ("id",), 1)
+    rows = [{"id": 0, "region": "eu"}, {"id": 1, "region": ""}, {"id": 2, "region": None}]
+    part = changes([("c", row) for row in rows], 0, schema=schema)
+    gone = changes([("d", {"id": 0, "region": ""})], 3, schema=schema)
+    with closing(opened(harness)) as sink:
+        with pytest.raises(
+            RecordsRefused, match=r"at offset 1 the column region, by which .* holds the empty text"
+        ) as e:
+            sink.write(batch(part))
+        assert list(e.value.records) == [(TOPIC, 0, 1)]
+        sink.write(without(batch(part), e.value.records.keys()))
+        if harness.upsert:
+            sink.write(batch(gone))  # a delete brings no row
+    assert sorted(row["id"] for row in harness.rows()) == ([2] if harness.upsert else [0, 2])
+
+
+def test_float_keys(tmp_path: Path) -> None:
+    """-0.0 and 0.0 are one key, and so are NaNs, in a batch and between batches, after the index was lost, too."""
+    harness = vector_harness(tmp_path)
+    nan = float("nan")
+    parts = [
+        changes([("c", {"k": -0.0, "n": 1}), ("c", {"k": nan, "n": 1}), ("c", {"k": 1.5, "n": 1})], 0, schema=FLOATS),
+        changes([("d", {"k": -0.0}), ("c", {"k": 0.0, "n": 2}), ("u", {"k": nan, "n": 2})], 3, schema=FLOATS),
+        changes([("u", {"k": -0.0, "n": 3}), ("u", {"k": nan, "n": 3})], 6, schema=FLOATS),
+    ]
+    with closing(opened(harness)) as sink:
+        for part in parts[:2]:
+            sink.write(batch(part))
+    shutil.rmtree(tmp_path / "index-0")
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[2]))
+    found = {str(row["k"] + 0.0): row["n"] for row in read_by_delta_rs(harness.path)}
+    assert found == {"0.0": 3, "nan": 3, "1.5": 1}
+    assert len(read_by_delta_rs(harness.path)) == 3
+
+
+def test_merge_refuses_a_key_that_is_not_a_number(tmp_path: Path) -> None:
+    """delta-rs' MERGE doubles such a row, and rows beside it."""
+    harness = DeltaHarness("upsert", tmp_path)
+    parts = (
+        changes([("c", {"k": 1.5, "n": 1})], 0, schema=FLOATS),
+        changes([("c", {"k": 2.5, "n": 1})], 1, schema=FLOATS),
+    )
+    with closing(opened(harness)) as sink:
+        sink.write(batch(parts[0]))
+        with pytest.raises(UnsupportedChange, match=r"column, k, holds NaN.*upserts: deletion_vectors"):
+            sink.write(batch(changes([("c", {"k": float("nan"), "n": 1})], 1, schema=FLOATS)))
+        sink.write(batch(parts[1]))
+    assert harness.rows() == folded(*parts)
+
+
+def test_unsent_values_are_found_by_merge_in_a_table_with_vectors(tmp_path: Path) -> None:
+    """`upserts` was changed back to `merge`: delta-rs' Arrow datasets don't read such tables."""
+    parts = inserts(0, 4), changes([order("u", 20, "new"), order("d", 30)], 4)
+    more = changes(
+        [unsent("u", 10, "name", amount=Decimal("7.00")), unsent("u", 20, "name", amount=Decimal("8.00"))], 6
+    )
+    with closing(opened(vector_harness(tmp_path))) as sink:
+        for part in parts:
+            sink.write(batch(part))
+    merging = DeltaHarness("upsert", tmp_path)
+    with closing(opened(merging)) as sink:
+        sink.write(batch(more))
+    assert read_by_delta_rs(merging.path) == folded(*parts, more)
 
 
 def test_key_that_is_a_partition_column_is_found_after_the_index_was_lost(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from contract_base import TP0, committed, inserts, opened
-from contract_events import batch, changes, folded, order
+from contract_events import batch, changes, empty_batch, folded, order
 from delta_harness import DeltaHarness, vector_harness
 from delta_inside import void
 from deltalake import DeltaTable, write_deltalake
@@ -86,6 +86,35 @@ def test_restore_brings_rows_back_and_the_offsets_stay(tmp_path: Path) -> None:
         sink.write(batch(later))
     assert committed(harness) == {TP0: 9}
     assert harness.rows() == folded(inserts(0, 5), later)
+
+
+@pytest.mark.parametrize("before", ["", "delete"])
+@pytest.mark.parametrize("meanwhile", ["runs", "is away", "is away, and a checkpoint is made"])
+def test_restore_of_what_was_deleted_in_files_of_another_writer(before: str, meanwhile: str, tmp_path: Path) -> None:
+    """The file has its vector of before again (or none), so by the files alone nothing happened."""
+    harness = vector_harness(tmp_path)
+    with closing(opened(harness)) as sink:
+        sink.write(batch(inserts(0, 4)))
+        sink.write(batch(inserts(4, 4)))
+        DeltaTable(harness.path).optimize.compact()
+        if before:
+            sink.write(batch(changes([order("d", 60)], 8)))
+        sink.write(empty_batch(8 + bool(before), 10))
+        undone = DeltaTable(harness.path).version()
+        sink.write(batch(changes([order("d", 50)], 10)))
+        if meanwhile == "runs":
+            DeltaTable(harness.path).restore(undone)
+            sink.write(batch(changes([order("c", 50, "again")], 11)))
+    if meanwhile != "runs":
+        DeltaTable(harness.path).restore(undone)
+        if "checkpoint" in meanwhile:
+            DeltaTable(harness.path).create_checkpoint()
+        with closing(opened(harness)) as sink:
+            sink.write(batch(changes([order("c", 50, "again")], 11)))
+    found = sorted((row["id"], row["name"]) for row in harness.rows())
+    assert found == [
+        (key, "again" if key == 50 else f"order {key}") for key in range(0, 80, 10) if key != 60 or not before
+    ]
 
 
 def test_rows_that_another_writer_inserted_stop_the_pipeline(tmp_path: Path) -> None:

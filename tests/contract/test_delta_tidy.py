@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from delta_harness import DeltaHarness, vector_harness
 from delta_inside import NO_GRACE, kinds, needed, on_disk, operations, version, void
 from delta_kills import written_under_kills
 from deltalake import DeltaTable, QueryBuilder
+from rocksdict import WriteBatch
+from structlog.testing import capture_logs
 
 from config.errors import Unavailable
 from sinks.delta.vector_sink import VectorSink
@@ -275,3 +278,22 @@ def test_killed_at_each_change_of_tidying_checkpointing_and_cleaning(tmp_path: P
         tmp_path, partial(vector_harness, table_properties=properties), before, None, after, nothing_left_behind
     )
     assert len(steps) > 10
+
+
+def test_a_count_that_is_wrong_rewrites_nothing_and_builds_the_index_anew(tmp_path: Path) -> None:
+    harness = vector_harness(tmp_path)
+    parts = updates(60)
+    with closing(opened(harness)) as sink:
+        commit(sink, *parts[:5])
+        assert isinstance(sink, VectorSink)
+        index = sink._upserts._partitions[TP0]
+        wrong = WriteBatch(raw_mode=True)
+        for file_id, file in list(index.files.items()):
+            index._know(wrong, file_id, replace(file, rows=file.rows + 1))
+        index._database.write(wrong, index._generation)  # on disk, where it is read from again
+        with capture_logs() as logs:
+            commit(sink, *parts[5:])
+    told = [entry["event"] for entry in logs if entry["event"] in ("delta.not_tidied", "index.rebuilt", "delta.tidied")]
+    assert told[:3] == ["delta.not_tidied", "index.rebuilt", "delta.tidied"]
+    assert "delta.not_tidied" not in told[1:]
+    assert harness.rows() == folded(*parts)
