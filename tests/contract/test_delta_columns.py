@@ -59,7 +59,7 @@ def test_empty_text_as_a_partition_is_refused_record_by_record(settings: dict[st
     mode: Literal["append", "upsert"] = "append" if settings is None else "upsert"
     harness = DeltaHarness(mode, tmp_path, partition_by=("region",), **settings or {})
     schema = TableSchema(pa.schema([("id", pa.int64()), ("region", pa.string())]), ("id",), 1)
-    rows = [{"id": 0, "region": "eu"}, {"id": 1, "region": ""}, {"id": 2, "region": None}]
+    rows: list[dict[str, Any]] = [{"id": 0, "region": "eu"}, {"id": 1, "region": ""}, {"id": 2, "region": None}]
     part = changes([("c", row) for row in rows], 0, schema=schema)
     gone = changes([("d", {"id": 0, "region": ""})], 3, schema=schema)
     with closing(opened(harness)) as sink:
