@@ -176,7 +176,8 @@ class DeltaConfig(Model):
     change_data_feed: bool = True
     """Record row-level changes, for readers of the change data feed."""
     partition_by: tuple[PartitionColumn, ...] = ()
-    """Columns (Delta has no transforms)."""
+    """Columns (Delta has no transforms). Records with the empty text in one go to the dead letters: Delta's readers
+    take it for null."""
     schema_evolution: SchemaEvolution = SchemaEvolution()
     """What becomes of the table when its source's schema changes: a word for all kinds of change, or one for each."""
     table_properties: StringMap = Field(default={})

@@ -14,6 +14,7 @@ from config.evolution import SchemaEvolution
 from config.partitioning import PartitionField, parse_partition_field
 from config.pipeline import BUILT_SINKS, DeltaConfig, IcebergConfig, PipelineConfig, SinkConfig, check_supported
 from config.platform import PlatformConfig, RetryConfig
+from sinks.factory import plan_tables
 
 
 def iceberg(sink_id: str = "lake", *, tables: tuple[str, ...] = (), **section: Any) -> dict[str, Any]:
@@ -370,3 +371,15 @@ def test_schema_evolution_is_a_policy_per_kind_or_one_word_for_all() -> None:
 def test_schema_evolution_refuses_what_it_does_not_know(wrong: Any) -> None:
     with pytest.raises(ValidationError):
         DeltaConfig(table_uri="/x", schema_evolution=wrong)
+
+
+def test_records_are_kept_for_the_dead_letters_where_sound_ones_may_be_refused() -> None:
+    quarantine = delta("quarantine", schema_evolution={"type": "quarantine"}, table_uri="file:///tmp/q/{table}")
+    sinks = [
+        iceberg(partition_by=["region"]),
+        delta("plain"),
+        delta("partitioned", partition_by=["region"], table_uri="file:///tmp/p/{table}"),
+        quarantine,
+    ]
+    found = {plan.target.sink_id: plan.sets_aside for plan in plan_tables(pipeline(*sinks))}
+    assert found == {"lake": False, "plain": False, "partitioned": True, "quarantine": True}
