@@ -24,6 +24,12 @@ _DOUBLED = (
 )
 
 
+_UNSEEN = (
+    "changes that are logged but not visible may explain it: {names} began before the first look and hasn't ended. Once"
+    " it has (is a synchronous standby away?), run it again"
+)
+
+
 @dataclass
 class Finding:
     """`whole`: the look at all rows. `last`: the newest look at those that differed."""
@@ -57,6 +63,11 @@ class Finding:
         clear = not self.repairable and not self.last.uncertain and self.unclear is None
         return clear and not self.pair.is_log and self.last.counts.get("extra", 0) > 0
 
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Transactions that may have logged, before the first look, what no look has seen (`SourceReader.unseen`)."""
+        return self.whole.unseen & self.last.unseen
+
     async def look_again(self) -> None:
         """See which of the rows that differed do so still."""
         try:
@@ -79,6 +90,8 @@ class Finding:
             notes.append(f"{self.removed:,} row(s) that the source no longer has were deleted from the table")
         if self.kept is not None:
             notes.append(f"rows that only the sink has couldn't be deleted: {self.kept}")
+        if self.unseen and any(counts.values()):
+            notes.append(_UNSEEN.format(names=", ".join(sorted(self.unseen)[:5])))
         for kind, text in (("extra", _EXTRA_IN_LOG if self.pair.is_log else _EXTRA), ("doubled", _DOUBLED)):
             if counts[kind]:
                 notes.append(text.format(n=f"{counts[kind]:,} row(s) are"))

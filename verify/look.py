@@ -78,6 +78,7 @@ class Look:
     differences which they may explain are counted too. `first`: the first differences in key order, of each kind.
     `few`: all keys that differ, None if there are more than `LOOKUP_KEYS`. `repairable`: keys of rows that the source
     can send again; `extra`: of those that only the sink has. `before`: the topic's ends just before the snapshot began.
+    `unseen`: transactions that may have logged what the snapshot doesn't show (`SourceReader.unseen`).
     """
 
     position: str
@@ -91,6 +92,7 @@ class Look:
     repairable: list[pa.Table] = field(default_factory=list)
     extra: list[pa.Table] = field(default_factory=list)
     before: Mapping[TopicPartition, int] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
 
     @property
     def differences(self) -> int:
@@ -173,13 +175,16 @@ async def _share(wanted: Sequence[tuple[int, Wanted]], limits: Limits) -> dict[i
     begun: dict[int, _Beginning] = {}
     try:
         before = await passing.ends(sorted({one.pair.topic for _, one in wanted}))
+        # of the transactions that the topic may be ahead by, whoever isn't named here is in the snapshot
+        tables = sorted({one.pair.table.name for _, one in wanted[:SHARED_TABLES]})
+        unseen = {table: await source.unseen(table) for table in tables}
         async with source.snapshot() as snapshot:
             end = monotonic() + SHARED_SECONDS
             for number, one in wanted[:SHARED_TABLES]:
                 if (begun or found) and monotonic() > end:
                     break
                 try:
-                    begun[number] = await _begin(one, snapshot, before)
+                    begun[number] = await _begin(one, snapshot, before, unseen[one.pair.table.name])
                 except (Unclear, LakewardError) as error:
                     found[number] = error
             for number, beginning in begun.items():
@@ -204,7 +209,9 @@ class _Beginning:
     digests: Digests
 
 
-async def _begin(wanted: Wanted, snapshot: SourceSnapshot, ends: Mapping[TopicPartition, int]) -> _Beginning:
+async def _begin(
+    wanted: Wanted, snapshot: SourceSnapshot, ends: Mapping[TopicPartition, int], unseen: frozenset[str]
+) -> _Beginning:
     pair = wanted.pair
     if wanted.only is None:
         pair.say(f"comparing {pair.table.name} with {pair.plan.target.sink_id} → {pair.plan.target.name}")
@@ -214,7 +221,8 @@ async def _begin(wanted: Wanted, snapshot: SourceSnapshot, ends: Mapping[TopicPa
     digests = Digests()
     if wanted.only is None:
         await _read(pair, snapshot, shape, "checksums", ["TRUE"], lambda rows: digests.add(rows, shape.key))
-    return _Beginning(wanted, Look(snapshot.position.text, shape.notes, before=before), snapshot, shape, lake, digests)
+    found = Look(snapshot.position.text, shape.notes, before=before, unseen=unseen)
+    return _Beginning(wanted, found, snapshot, shape, lake, digests)
 
 
 async def _finish(begun: _Beginning, limits: Limits) -> Look:

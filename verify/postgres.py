@@ -32,6 +32,17 @@ Connect = Callable[[], Awaitable[Any]]
 
 _LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 
+_WRITERS = """
+    WITH parts AS (SELECT to_regclass($1)::oid AS relid UNION SELECT relid FROM pg_partition_tree(to_regclass($1)))
+    SELECT DISTINCT CASE WHEN pid IS NULL THEN 'prepared transaction ' || split_part(virtualtransaction, '/', 2)
+        ELSE 'process ' || pid || ' (virtual transaction ' || virtualtransaction || ')' END
+    FROM pg_locks JOIN parts ON relation = relid
+    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""Who has changed rows holds this lock until after others can see them (PostgreSQL: Explicit Locking, 13.3.1), and
+everybody may read pg_locks."""
+
 _SENT = """
     SELECT r.sent_lsn >= $2::text::pg_lsn FROM pg_replication_slots s
     JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = $1
@@ -95,6 +106,11 @@ class PostgresReader:
             # of a connection that is lost the block has told already, and the server ends its transaction
             with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
                 await transaction.rollback()
+
+    async def unseen(self, table: str) -> frozenset[str]:
+        """Those that have changed rows of it, or of its partitions, and haven't ended (`synchronous_commit`)."""
+        with self._asking("pg_locks"):
+            return frozenset(row[0] for row in await self._connection.fetch(_WRITERS, _table(table)))
 
     async def all_sent(self, position: Position) -> bool:
         """Whether the slot's walsender has sent the log up to there."""

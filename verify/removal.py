@@ -1,9 +1,10 @@
 """Mending rows that only a sink has: they are deleted from its upsert table.
 
 Nobody tells of a row that was deleted at the source while there was no connector, or no slot, to see it. Such a row is
-known by two things: the snapshot of the source doesn't have its key, and its record stood in the topic before that
-snapshot began. It is deleted by the place of its record (`_cdc_partition`, `_cdc_offset`), so that a row of the same
-key which has come since stays, whatever is written meanwhile.
+known by three things: two snapshots of the source in a row don't have its key, its record stood in the topic before the
+first of them began, and no transaction that might have written it was under way all the time. It is deleted by the
+place of its record (`_cdc_partition`, `_cdc_offset`), so that a row of the same key which has come since stays,
+whatever is written meanwhile.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ Places = Mapping[int, Sequence[int]]
 """Offsets of records by Kafka partition."""
 
 
-def remove(pair: Pair, found: Look) -> int:
-    """Delete the rows that only the table has, and say how many they were.
+def remove(pair: Pair, found: Look, before: Mapping[TopicPartition, int]) -> int:
+    """Delete the rows that only the table has, as `found`, and whose records stood in the topic `before` these ends;
+    say how many they were.
 
     Raises Unavailable if the store is, or if the worker's commits come first each time; ConfigurationError for a table
     that mayn't be written so.
     """
-    places = _places(pair, found)
+    places = _places(pair, found, before)
     if places:
         _delete(pair, places)
     return sum(map(len, places.values()))
 
 
-def _places(pair: Pair, found: Look) -> Places:
+def _places(pair: Pair, found: Look, before: Mapping[TopicPartition, int]) -> Places:
     lake = open_lake(pair.plan, pair.topic, ())
     if lake is None:
         return {}
@@ -56,7 +58,7 @@ def _places(pair: Pair, found: Look) -> Places:
     def take(rows: pa.Table) -> None:
         mine = _frame(rows).join(keys, on=keys.columns, how="semi", nulls_equal=True)
         for partition, offset in mine.select(CDC_PARTITION, CDC_OFFSET).iter_rows():
-            if offset < found.before.get(TopicPartition(pair.topic, partition), 0):
+            if offset < before.get(TopicPartition(pair.topic, partition), 0):
                 places[partition].append(offset)
 
     lake.read([*keys.columns, CDC_PARTITION, CDC_OFFSET], take)

@@ -63,9 +63,12 @@ class Repair:
                 await self._remove(finding)
 
     async def _remove(self, finding: Finding) -> None:
+        if finding.unseen:
+            finding.kept = "the source may have them, not visible yet"
+            return
         self._say(f"{finding.pair.name}: deleting rows that the source no longer has")
         try:
-            finding.removed = await asyncio.to_thread(remove, finding.pair, finding.last)
+            finding.removed = await asyncio.to_thread(remove, finding.pair, finding.last, finding.whole.before)
         except LakewardError as error:
             finding.kept = str(error)
         await finding.look_again()

@@ -66,6 +66,14 @@ class SourceReader(Protocol):
     def snapshot(self) -> AbstractAsyncContextManager[SourceSnapshot]:
         """A snapshot that lasts as long as the block; one at a time."""
 
+    async def unseen(self, table: str) -> frozenset[str]:
+        """Transactions that may have logged changes of `schema.table` which no snapshot shows yet, named for people.
+
+        A commit that waits for a synchronous standby is in the log, and so with the connector, before others see it,
+        for as long as the standby is away. Whatever two snapshots in a row don't show for that reason belongs to a
+        transaction that was named before both.
+        """
+
     async def all_sent(self, position: Position) -> bool:
         """Whether the database has handed everything up to a position to the connector."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -248,3 +250,41 @@ def test_mariadb_tables_are_verified_and_repaired_while_they_change(services: En
     sinks = ("iceberg-upsert", "delta-append")
     with mariadb(services, tmp_path, *sinks) as (place, execute, write):
         check_all(place, sinks, execute, write, tmp_path)
+
+
+def arrived(table: Damage, key: int) -> None:
+    """Wait until the sink has the row."""
+    deadline = time.monotonic() + 60
+    while not len(table.rows(key)):
+        assert time.monotonic() < deadline, f"row {key} never came"
+        time.sleep(0.5)
+
+
+def test_a_row_whose_commit_waits_for_a_standby_is_not_removed(services: Endpoints, tmp_path: Path) -> None:
+    """It is logged, so the connector has it, but nobody sees it at the source for as long as the standby is away."""
+    sinks = ("iceberg-upsert", "delta-upsert")
+    with postgres(services, tmp_path, *sinks) as (place, execute, write), place.running():
+        write("SET synchronous_commit = on")
+        execute("ALTER SYSTEM SET synchronous_standby_names = 'a standby that is away'")
+        execute("SELECT pg_reload_conf()")
+        waiting = threading.Thread(target=write, args=("INSERT INTO accounts VALUES (9000, 'waits', NULL, 1)",))
+        try:
+            waiting.start()
+            for sink in sinks:
+                arrived(Damage(place.plan(sink, "accounts")), 9000)
+            status, found = place.verify("--repair")
+            assert status == 1, said(found)
+            for sink in sinks:
+                notes = " ".join(found[sink, "accounts"]["notes"])
+                assert examples(found[sink, "accounts"]) == {("extra", 9000, "")}
+                assert "couldn't be deleted: the source may have them, not visible yet" in notes
+                assert "changes that are logged but not visible may explain it: process " in notes
+                assert counts(found[sink, "lines"]) == NONE
+            assert waiting.is_alive()
+        finally:
+            execute("ALTER SYSTEM RESET synchronous_standby_names")
+            execute("SELECT pg_reload_conf()")
+            waiting.join()
+        status, found = place.verify()
+        assert status == 0, said(found)
+        assert found[sinks[0], "accounts"]["comparison"]["source_rows"] == 2001

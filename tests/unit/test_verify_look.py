@@ -25,6 +25,10 @@ class Source:
         self.open = False
         self._away = away
 
+    async def unseen(self, table: str) -> frozenset[str]:
+        assert not self.open
+        return frozenset({f"a writer of {table} before snapshot {self.snapshots + 1}"})
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[int]:
         if self._away:
@@ -53,8 +57,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         if errors and (error := errors.pop(0)):
             raise error
 
-    async def begin(wanted: Wanted, snapshot: int, _ends: Any) -> tuple[Wanted, int]:
+    async def begin(wanted: Wanted, snapshot: int, _ends: Any, unseen: frozenset[str]) -> tuple[Wanted, int]:
         beginnings.append((wanted.pair.topic, snapshot))
+        assert unseen == {f"a writer of {wanted.pair.table.name} before snapshot {snapshot}"}
         turn(wanted, "beginning")
         return wanted, snapshot
 
@@ -70,7 +75,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def wanted(source: Source, topic: str, **errors: list[Exception | None]) -> Wanted:
-    pair: Any = SimpleNamespace(source=source, passing=Passing(), topic=topic, **errors)
+    pair: Any = SimpleNamespace(
+        source=source, passing=Passing(), topic=topic, table=SimpleNamespace(name=f"public.{topic}"), **errors
+    )
     return Wanted(pair)
 
 
