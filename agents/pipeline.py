@@ -29,7 +29,7 @@ from config.platform import RetryConfig
 from sinks.base import Sink
 from sources.changes import Chunk, DecodedChunk, Rejected, TopicPartition
 from sources.kafka.backlog import Backlog
-from sources.kafka.consumer import Positioning
+from sources.kafka.positions import Positioning
 from sources.ledger import OffsetLedger
 from sources.protocols import ErrorRouter, Rereading
 

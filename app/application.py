@@ -62,7 +62,7 @@ class LakewardApp(faust.App):
 
     @property
     def positions(self) -> Pipeline:
-        """The running pipeline (`sources.kafka.consumer.Positions`)."""
+        """The running pipeline (`sources.kafka.positions.Positions`)."""
         return self.running_pipeline()
 
     def running_pipeline(self) -> Pipeline:

@@ -26,6 +26,7 @@ from sources.kafka.security import client_arguments, faust_credentials
 from sources.registry import transport_for
 from sources.schema_registry import SchemaRegistry
 from tables.files import FilesTable
+from tables.recovery import Tables
 from tables.schema_versions import define_schema_versions
 from tables.sink_watermarks import define_sink_watermarks
 from verify.rereads import Rereads
@@ -129,6 +130,7 @@ def _faust_settings(settings: Settings, topics: frozenset[str], worker_root: Pat
         "autodiscover": False,
         "Worker": LakewardWorker,
         "GlobalTable": FilesTable,
+        "TableManager": Tables,
         "PartitionAssignor": even_assignor(topics),
         "logging_config": logging_config(),
         "web_bind": "127.0.0.1",

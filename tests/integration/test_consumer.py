@@ -20,33 +20,49 @@ from config.platform import KafkaConfig
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
 from sources.kafka.chunk_schema import ChunkSchema
-from sources.kafka.consumer import ColumnarConsumer, ColumnarTransport, Positioning
+from sources.kafka.consumer import ColumnarConsumer, ColumnarTransport
+from sources.kafka.positions import Positioning
 from sources.kafka.provisioner import KafkaProvisioner
 from sources.protocols import TopicSpec
 from stack.manager import Endpoint
+from tables.recovery import Tables
 
 pytestmark = pytest.mark.timeout(120)
 
+IMPATIENT: dict[str, Any] = {
+    "broker_request_timeout": 6.5,
+    "broker_session_timeout": 6.0,
+    "broker_heartbeat_interval": 1.0,
+}
+"""Faust's time limits, as short as the broker lets them be; of 90 seconds otherwise."""
+
 
 class Wanted:
-    """Destinations that want `offset` next of every partition."""
+    """Destinations that want `offset` next of every partition (None: they know none), and say so when `there`. Each
+    answer begins an epoch."""
 
-    def __init__(self, topic: str, offset: int) -> None:
+    def __init__(self, topic: str, offset: int | None) -> None:
         self.backlog = Backlog(1 << 30)
+        self.there = asyncio.Event()
+        self.there.set()
+        self.epoch = 0
+        self.offset = offset
+        self.next: int | None = None
         self._topic = topic
-        self._offset = offset
 
     def is_source(self, topic: str) -> bool:
         return topic == self._topic
 
     async def wanted(self, partitions: list[TopicPartition], generation: int) -> Positioning:
-        return Positioning(1, dict.fromkeys(partitions, self._offset))
+        await self.there.wait()
+        self.epoch += 1
+        return Positioning(self.epoch, dict.fromkeys(partitions, self.offset))
 
     def committable(self, tp: TopicPartition) -> int | None:
-        return None
+        return self.next
 
     def assigned(self) -> tuple[TopicPartition, ...]:
-        return ()
+        return (TopicPartition(self._topic, 0),)
 
 
 class App(faust.App):  # type: ignore[misc]  # Faust is untyped here
@@ -65,7 +81,7 @@ class Reading:
     def __init__(self, app: App, topic: str) -> None:
         self.chunks: list[Chunk] = []
         self.tp = KafkaPartition(topic, 0)
-        self._app = app
+        self.app = app
         self._arrived = asyncio.Event()
 
     def keep(self, chunk: Chunk) -> None:
@@ -78,7 +94,7 @@ class Reading:
 
     @property
     def consumer(self) -> ColumnarConsumer:
-        consumer: ColumnarConsumer = self._app.consumer
+        consumer: ColumnarConsumer = self.app.consumer
         return consumer
 
     async def until(self, next: int) -> None:
@@ -86,6 +102,27 @@ class Reading:
         while not self.chunks or self.chunks[-1].next < next:
             await self._arrived.wait()
             self._arrived.clear()
+
+    async def until_ready(self) -> None:
+        """Wait until Faust's rebalance is over."""
+        while True:
+            if not self.app.rebalancing and self.app.consumer_generation_id > 0:
+                return
+            await asyncio.sleep(0.05)
+
+    async def rejoin(self) -> None:
+        """Have the group rebalance, and wait until it did."""
+        generation = self.app.consumer_generation_id
+        thread = self.consumer._thread
+
+        async def request() -> None:
+            thread._ensure_consumer()._coordinator.request_rejoin()
+
+        await thread.call_thread(request)
+        while True:
+            if self.app.consumer_generation_id != generation and not self.app.rebalancing:
+                return
+            await asyncio.sleep(0.05)
 
     async def move(self, offset: int) -> None:
         """Put the consumer elsewhere, behind the application's back."""
@@ -98,7 +135,10 @@ class Reading:
 
 
 @asynccontextmanager
-async def reading(kafka: Endpoint, topic: str, *, wanted: int) -> AsyncIterator[Reading]:
+async def reading(
+    kafka: Endpoint, topic: str, *, wanted: int | None, there: bool = True, tables: bool = False, **settings: Any
+) -> AsyncIterator[Reading]:
+    """`there`: whether the destinations answer from the beginning. `tables`: whether the app has one of Faust's."""
     app = App(
         topic,
         broker=f"kafka://{kafka.address}",
@@ -107,9 +147,16 @@ async def reading(kafka: Endpoint, topic: str, *, wanted: int) -> AsyncIterator[
         autodiscover=False,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
+        TableManager=Tables,
+        topic_replication_factor=1,
+        **settings,
     )
     app.source_topics = frozenset((topic,))
     app.positions = Wanted(topic, wanted)
+    if not there:
+        app.positions.there.clear()
+    if tables:
+        app.GlobalTable("t", partitions=1)
     found = Reading(app, topic)
 
     async def keep(stream: Any) -> None:
@@ -230,3 +277,115 @@ async def test_aborted_transactions_leave_no_hole(kafka: Endpoint, topic: str) -
     assert found.chunks[0].first == 0
     assert all(left.next == right.first for left, right in pairwise(found.chunks))
     assert found.chunks[-1].next == end
+
+
+async def test_destinations_may_be_away_for_longer_than_faust_waits(kafka: Endpoint, topic: str) -> None:
+    """Whatever happens meanwhile: rebalances are followed, and records come when they are back."""
+    await send(kafka, topic, 50)
+    async with reading(kafka, topic, wanted=30, there=False, tables=True, **IMPATIENT) as found:
+        await found.until_ready()
+        await found.rejoin()
+        assert found.chunks == []
+        found.app.positions.there.set()
+        await found.until(50)
+        found.app.positions.offset = 40
+        await found.rejoin()
+        await send(kafka, topic, 10)
+        await found.until(60)
+    assert found.offsets[:20] == list(range(30, 50))
+    assert found.offsets[-20:] == list(range(40, 60))
+
+
+async def test_brokers_that_do_not_answer_a_recovery_are_asked_again(
+    kafka: Endpoint, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await send(kafka, topic, 50)
+    asked = 0
+    highwaters = ColumnarConsumer.highwaters
+
+    async def slow(self: ColumnarConsumer, *partitions: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.Event().wait()
+        return await highwaters(self, *partitions)
+
+    monkeypatch.setattr(ColumnarConsumer, "highwaters", slow)
+    with capture_logs() as logs:
+        async with reading(kafka, topic, wanted=30, tables=True, **IMPATIENT) as found:
+            await found.until(50)
+    assert_covered(found, 30, 50)
+    assert [entry["event"] for entry in logs if entry["event"].startswith("recovery.")] == ["recovery.begun_anew"]
+
+
+async def test_positionings_at_the_same_time_leave_the_newest_epoch(
+    kafka: Endpoint, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust's fetcher and its recovery both ask for one; the first may be overtaken while brokers are slow."""
+    await send(kafka, topic, 50)
+    async with reading(kafka, topic, wanted=None) as found:
+        await found.until(50)
+        thread = found.consumer._thread
+        bounds, held, asked = thread.log_bounds, asyncio.Event(), asyncio.Event()
+
+        async def first_is_slow(partitions: Any) -> Any:
+            if not asked.is_set():
+                asked.set()
+                await held.wait()
+            return await bounds(partitions)
+
+        monkeypatch.setattr(thread, "log_bounds", first_is_slow)
+        first = asyncio.ensure_future(found.consumer.perform_seek())
+        await asked.wait()
+        second = asyncio.ensure_future(found.consumer.perform_seek())
+        await asyncio.wait({second}, timeout=1)
+        held.set()
+        await asyncio.gather(first, second)
+        assert thread._epoch == found.app.positions.epoch
+        await send(kafka, topic, 10)
+        await found.until(60)
+
+
+async def test_what_came_before_the_first_commit_is_not_skipped_by_latest(kafka: Endpoint, topic: str) -> None:
+    """The first start is at the log's end; the next ones, with no commit in between, where the first was."""
+    await send(kafka, topic, 50)
+    async with reading(kafka, topic, wanted=None, consumer_auto_offset_reset="latest") as found:
+        await found.until_ready()
+        await send(kafka, topic, 10)
+        await found.until(60)
+        await found.rejoin()
+        await send(kafka, topic, 1)
+        await found.until(61)
+    assert found.offsets == [*range(50, 60), *range(50, 61)]
+    await send(kafka, topic, 4)
+    async with reading(kafka, topic, wanted=None, consumer_auto_offset_reset="latest") as found:
+        await found.until(65)
+    assert_covered(found, 50, 65)
+
+
+async def test_a_commit_that_comes_when_the_thread_ends_does_not_wait_for_ever(
+    kafka: Endpoint, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error ends the thread by itself, beside the application, which commits once more when it stops."""
+    await send(kafka, topic, 10)
+    async with reading(kafka, topic, wanted=0) as found:
+        await found.until(10)
+        thread = found.consumer._thread
+        ending, held = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop = thread._ensure_consumer().stop
+
+        async def slow_stop() -> None:
+            loop.call_soon_threadsafe(ending.set)
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(held.wait(), loop))
+            await stop()
+
+        monkeypatch.setattr(thread._ensure_consumer(), "stop", slow_stop)
+        found.app.positions.next = 10
+        await found.app.crash(RuntimeError("something else"))
+        await ending.wait()
+        late = asyncio.ensure_future(found.consumer.commit())
+        await asyncio.sleep(0.1)
+        held.set()
+        assert await late is False
+        assert await found.consumer.commit() is False

@@ -24,6 +24,7 @@ MAY_IMPORT_FAUST = (
     "app/",
     "sources/kafka/",
     "tables/files.py",
+    "tables/recovery.py",
     "tables/schema_versions.py",
     "tables/sink_watermarks.py",
 )
