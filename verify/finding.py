@@ -25,8 +25,8 @@ _DOUBLED = (
 
 
 _UNSEEN = (
-    "changes that are logged but not visible may explain it: {names} began before the first look and hasn't ended. Once"
-    " it has (is a synchronous standby away?), run it again"
+    "changes that are logged but not visible may explain it: {names} was there before the first look and is still. Once"
+    " it has ended (is a synchronous standby away?), run it again"
 )
 
 

@@ -85,19 +85,15 @@ class MariaDbReader:
                 await self._query("ROLLBACK", ())
 
     async def unseen(self, table: str) -> frozenset[str]:  # noqa: ARG002 - the server counts those of all tables
-        """Those that wait for a semi-synchronous replica before the engine commits (`AFTER_SYNC`), by their numbers in
-        the binlog's order, which is the order in which they are answered."""
+        """Whether commits wait for a semi-synchronous replica before others see them (`AFTER_SYNC`). The server counts
+        them, and doesn't tell one from the other."""
         found = dict[str, str]()
-        for what in ("VARIABLES LIKE 'rpl_semi_sync_%%_wait_point'", "STATUS LIKE 'Rpl_semi_sync_%%'"):
+        for what in ("VARIABLES LIKE 'rpl_semi_sync_%%_wait_point'", "STATUS LIKE 'Rpl_semi_sync_%%_wait_sessions'"):
             for name, value in await self._query(f"SHOW GLOBAL {what}", ()):
                 found[re.sub("_(master|source)_", "_", _text(name).lower())] = _text(value)
-        if found.get("rpl_semi_sync_wait_point") != "AFTER_SYNC":
-            return frozenset()
-        answered, waiting = (
-            sum(int(found.get(f"rpl_semi_sync_{name}", 0)) for name in names)
-            for names in (("yes_tx", "no_tx"), ("wait_sessions",))
-        )
-        return frozenset(f"the semi-synchronous commit no. {answered + 1 + n}" for n in range(waiting))
+        hidden = found.get("rpl_semi_sync_wait_point") == "AFTER_SYNC"
+        waiting = hidden and int(found.get("rpl_semi_sync_wait_sessions", 0)) > 0
+        return frozenset({"a commit that waits for a semi-synchronous replica"} if waiting else ())
 
     async def all_sent(self, position: Position) -> bool:  # noqa: ARG002 - replicas say of the whole log only
         """Whether every replica that reads the binlog has been sent all of it, and there is one."""

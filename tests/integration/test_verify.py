@@ -264,8 +264,10 @@ def test_a_row_whose_commit_waits_for_a_standby_is_not_removed(services: Endpoin
     """It is logged, so the connector has it, but nobody sees it at the source for as long as the standby is away."""
     sinks = ("iceberg-upsert", "delta-upsert")
     with postgres(services, tmp_path, *sinks) as (place, execute, write), place.running():
+        status, found = place.verify()
+        assert status == 0, said(found)
         write("SET synchronous_commit = on")
-        execute("ALTER SYSTEM SET synchronous_standby_names = 'a standby that is away'")
+        execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
         execute("SELECT pg_reload_conf()")
         waiting = threading.Thread(target=write, args=("INSERT INTO accounts VALUES (9000, 'waits', NULL, 1)",))
         try:
