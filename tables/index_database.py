@@ -110,16 +110,26 @@ class IndexDatabase:
         path = self.path / RUNS / f"{uuid4().hex}.sst"
         with self._sound(generation):
             path.parent.mkdir(exist_ok=True)
-            writer = SstFileWriter(_options())
-            writer.open(str(path))
-            start, before = 0, None
-            for key in keys:
-                if key != before:
-                    writer[key] = values[start : start + width]
-                    before = key
-                start += width
-            writer.finish()
+            try:
+                writer = SstFileWriter(_options())
+                writer.open(str(path))
+                start, before = 0, None
+                for key in keys:
+                    if key != before:
+                        writer[key] = values[start : start + width]
+                        before = key
+                    start += width
+                writer.finish()
+            except BaseException:
+                self.discard([path])
+                raise
         return path
+
+    def discard(self, runs: Iterable[Path]) -> None:
+        """Remove files that aren't to be ingested any more, as far as the disk lets it."""
+        for run in runs:
+            with suppress(OSError):
+                run.unlink(missing_ok=True)
 
     def ingest(self, runs: Iterable[Path], generation: int) -> None:
         """Take these files in: several times as fast as writing their entries. What is in memory is flushed first: no

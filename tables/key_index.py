@@ -216,17 +216,22 @@ class PartitionIndex:
             self.clear()
         rows, runs = 0, []
         batch = WriteBatch(raw_mode=True)
-        for group in _groups(files):
-            numbers = [self._new_file(batch, file.path, file.rows, len(file.positions)) for file in group]
-            counts = [len(file.positions) for file in group]
-            values = _values(np.repeat(numbers, counts), np.concatenate([file.positions for file in group]))
-            encoded, order = self._sorted(pa.concat_tables([file.keys for file in group], promote_options="permissive"))
-            if encoded:
-                runs.append(self._database.write_run(encoded, values[order].tobytes(), self._generation))
-            rows += len(encoded)
-        batch.put(self._key, json.dumps(self._meta(None)).encode())
-        self._database.write(batch, self._generation)
-        self._database.ingest(runs, self._generation)
+        try:
+            for group in _groups(files):
+                numbers = [self._new_file(batch, file.path, file.rows, len(file.positions)) for file in group]
+                counts = [len(file.positions) for file in group]
+                values = _values(np.repeat(numbers, counts), np.concatenate([file.positions for file in group]))
+                tables = [file.keys for file in group]
+                encoded, order = self._sorted(pa.concat_tables(tables, promote_options="permissive"))
+                if encoded:
+                    runs.append(self._database.write_run(encoded, values[order].tobytes(), self._generation))
+                rows += len(encoded)
+            batch.put(self._key, json.dumps(self._meta(None)).encode())
+            self._database.write(batch, self._generation)
+            self._database.ingest(runs, self._generation)
+        except BaseException:
+            self._database.discard(runs)  # the next attempt writes its own
+            raise
         self._record(WriteBatch(raw_mode=True), state)  # only now: a rebuild that is cut short isn't believed
         self._database.flush()
         return rows

@@ -150,6 +150,50 @@ def test_rebuild_that_is_cut_short_is_not_believed(tmp_path: Path) -> None:
         assert index.partition("t", "orders", 0).state is None
 
 
+@pytest.mark.parametrize("failing", ["the store", "writing", "ingesting"])
+def test_rebuild_that_is_cut_short_leaves_no_files(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: object) -> None:
+        raise OSError("no luck")
+
+    def files() -> Iterator[FileKeys]:
+        for n in range(3):
+            yield FileKeys(f"{n}.parquet", 2, keys(2 * n, 2 * n + 1), np.array([0, 1], "u4"))
+        if failing == "the store":
+            failed()
+
+    monkeypatch.setattr("tables.key_index.RUN_ROWS", 2)
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        with monkeypatch.context() as patch:
+            if failing == "writing":
+                patch.setattr("tables.index_database.SstFileWriter", _FailingWriter)
+            elif failing == "ingesting":
+                patch.setattr(index._database, "ingest", failed)
+            for _ in range(2):
+                with pytest.raises(OSError, match="no luck"):
+                    part.rebuild(files(), IndexState(9, 11))
+        assert list((tmp_path / "index" / "runs").iterdir()) == []
+        failing = "nothing"
+        assert part.rebuild(files(), IndexState(9, 11)) == 6
+        assert found(part, 5) == {5: ("2.parquet", 1)}
+        assert list((tmp_path / "index" / "runs").iterdir()) == []
+
+
+class _FailingWriter(dict[bytes, bytes]):
+    """Fails with a file that is begun."""
+
+    def __init__(self, _: object) -> None:
+        super().__init__()
+
+    def open(self, path: str) -> None:
+        Path(path).write_bytes(b"begun")
+
+    def finish(self) -> None:
+        raise OSError("no luck")
+
+
 def test_commit_that_could_not_be_kept_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left on device")
