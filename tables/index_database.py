@@ -144,12 +144,12 @@ class IndexDatabase:
     def delete_range(self, prefix: bytes, generation: int) -> None:
         """Forget all entries whose key begins with `prefix`."""
         with self._sound(generation) as db:
-            db.delete_range(prefix, _after(prefix), write_opt=self._no_wal)
+            db.delete_range(prefix, after(prefix), write_opt=self._no_wal)
 
     def scan(self, prefix: bytes, generation: int) -> list[tuple[bytes, bytes]]:
         """All entries whose key begins with `prefix`, in order."""
         options = ReadOptions()
-        options.set_iterate_upper_bound(_after(prefix))
+        options.set_iterate_upper_bound(after(prefix))
         with self._sound(generation) as db:
             return entries_from(db, prefix, options)
 
@@ -230,7 +230,7 @@ class IndexDatabase:
         return db
 
 
-def _after(prefix: bytes) -> bytes:
+def after(prefix: bytes) -> bytes:
     """The smallest key greater than all that begin with `prefix`."""
     return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from rocksdict import WriteBatch
 
-from tables.index_database import IndexDatabase
+from tables.index_database import IndexDatabase, after
 from tables.key_encoding import sorted_keys
 
 ENCODED_AT_ONCE = 1 << 16
@@ -193,6 +193,10 @@ class PartitionIndex:
         """Take in a commit: rows of new files, keys that were removed, how many rows of which files died by that, and
         files that are gone."""
         batch = WriteBatch(raw_mode=True)
+        dropped = set(dropped)
+        if dropped and dropped.issuperset(self.files):
+            # behind a truncate nobody would overwrite or delete the old keys; what the batch puts after this stays
+            batch.delete_range(b"K" + self._number, after(b"K" + self._number))
         if removed is not None and removed.num_rows:
             delete = batch.delete
             for key in self._sorted(removed)[0]:

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from contract_base import damage, inserts, opened, rebuilds
-from contract_events import LINES, batch, changes, folded, order
+from contract_events import LINES, TOPIC, batch, changes, folded, order, truncate
 from contract_harness import SinkHarness
 from delta_harness import vector_harness
 from iceberg_harness import IcebergHarness
 
 from sources.changes import ChangeBatch, TableSchema
+from tables.key_index import KeyIndex
 
 
 @pytest.fixture(params=["iceberg", "delta"])
@@ -83,6 +84,25 @@ def test_index_of_a_table_that_was_dropped_is_not_used_for_its_successor(harness
         sink.write(batch(inserts(0, 3)))
         sink.write(batch(updates(3, 0, 10)))
     assert harness.rows() == folded(inserts(0, 3), updates(3, 0, 10))
+
+
+def test_entries_of_rows_from_before_a_truncate_are_removed(harness: SinkHarness, tmp_path: Path) -> None:
+    one_partition = {TOPIC: 1}
+    parts: list[ChangeBatch] = []
+    with closing(opened(harness)) as sink:
+        for load in range(3):
+            parts += [truncate(7 * load), inserts(7 * load + 1, 5), updates(7 * load + 6, 70 * load + 10)]
+            for part in parts[-3:]:
+                sink.write(batch(part, counts=one_partition))
+    assert harness.rows() == folded(*parts)
+    index = KeyIndex.shared(tmp_path / "index-0")
+    with closing(index):
+        assert len(index._database.scan(b"K", index._database.generation)) == 5
+    last = truncate(21), inserts(22, 3), updates(25, 220)
+    with rebuilds(), closing(opened(harness)) as sink:
+        sink.write(batch(*last[:2], counts=one_partition))
+        sink.write(batch(last[2]))
+    assert harness.rows() == folded(*parts, *last)
 
 
 def test_commits_of_other_workers_cost_no_rebuild(harness: SinkHarness) -> None:

@@ -303,29 +303,89 @@ def test_fingerprint_forgets_order_and_notices_each_file(paths: list[str], rando
     assert all(fingerprint(set(paths) - {path}) != whole for path in paths)
 
 
-STEPS = st.lists(st.tuples(st.dictionaries(st.integers(0, 30), st.booleans(), max_size=12), st.booleans()), max_size=12)
+THEN = st.sampled_from(["go on", "restart", "flush", "compact", "rebuild"])
+STEPS = st.lists(
+    st.tuples(st.dictionaries(st.integers(0, 30), st.booleans(), max_size=12), st.booleans(), THEN), max_size=12
+)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps=STEPS)
-def test_random_commits_and_restarts_end_as_a_dictionary(
-    steps: list[tuple[dict[int, bool], bool]], tmp_path_factory: pytest.TempPathFactory
+def test_random_commits_truncates_and_restarts_end_as_a_dictionary(
+    steps: list[tuple[dict[int, bool], bool, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("index")
     model: dict[int, tuple[str, int]] = {}
     index = KeyIndex.shared(path)
     part = index.partition("t", "orders", 0)
-    for n, (touched, restart) in enumerate(steps):
+    beside = index.partition("t", "orders", 1)  # its keys are the next ones behind those of `part`
+    apply(beside, [("beside.parquet", keys(0, 30))], None, 1, 1)
+    for n, (touched, emptied, then) in enumerate(steps):
         there = [key for key, keep in touched.items() if keep]
         gone = [key for key, keep in touched.items() if not keep]
-        apply(part, [(f"{n}.parquet", keys(*there))] if there else [], keys(*gone) if gone else None, n, n)
+        placed = [(f"{n}.parquet", keys(*there))] if there else []
+        apply(part, placed, keys(*gone) if gone else None, n, n, dropped=list(part.files) if emptied else ())
+        if emptied:
+            model.clear()
         model |= {key: (f"{n}.parquet", row) for row, key in enumerate(there)}
         for key in gone:
             model.pop(key, None)
-        if restart:
+        assert found(part, *range(31)) == model
+        if then == "restart":
             index.close()
             index = KeyIndex.shared(path)
-            part = index.partition("t", "orders", 0)
+            part, beside = index.partition("t", "orders", 0), index.partition("t", "orders", 1)
             assert part.state == IndexState(n, n)
-    assert found(part, *range(31)) == model
+        elif then == "flush":
+            index.flush()
+        elif then == "compact":
+            compact(index)
+        elif then == "rebuild":
+            part.rebuild(
+                [FileKeys(f, 31, keys(key), np.array([row], "u4")) for key, (f, row) in model.items()],
+                IndexState(n, n),
+            )
+        assert found(part, *range(31)) == model
+    assert found(beside, 0, 15, 30) == {0: ("beside.parquet", 0), 30: ("beside.parquet", 1)}
     index.close()
+
+
+def compact(index: KeyIndex) -> None:
+    """Make all files one, as RocksDB does in its own time."""
+    index.flush()
+    assert index._database._db is not None
+    index._database._db.compact_range(None, None)
+
+
+def entries(index: KeyIndex) -> int:
+    """How many keys have one, whether it counts or not."""
+    return len(index._database.scan(b"K", index._database.generation))
+
+
+def test_keys_of_an_emptied_partition_take_no_room(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part, beside = index.partition("t", "orders", 0), index.partition("t", "orders", 1)
+        apply(beside, [("beside.parquet", keys(1))], None, 1, 1)
+        for load in range(5):
+            ids = range(load * 990, load * 990 + 1000)  # some of them were in the load before, too
+            apply(part, [(f"{load}.parquet", keys(*ids))], keys(load), load, load, dropped=list(part.files))
+            index.flush()
+            assert entries(index) == 1001
+        assert found(part, 2970, 3959, 3960, 4959) == {3960: ("4.parquet", 0), 4959: ("4.parquet", 999)}
+        compact(index)
+        assert entries(index) == 1001
+        apply(part, [], None, 6, 6, dropped=list(part.files))
+        compact(index)
+        assert entries(index) == 1
+        assert found(beside, 1) == {1: ("beside.parquet", 0)}
+
+
+def test_keys_of_files_that_stay_are_kept(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        part = index.partition("t", "orders", 0)
+        apply(part, [("a.parquet", keys(1, 2)), ("b.parquet", keys(3))], None, 3, 3)
+        a, _ = part.files
+        apply(part, [("c.parquet", keys(1))], None, 4, 4, dropped=[a])
+        assert found(part, 1, 2, 3) == {1: ("c.parquet", 0), 3: ("b.parquet", 0)}
+        apply(part, [], None, 5, 5)
+        assert found(part, 1, 2, 3) == {1: ("c.parquet", 0), 3: ("b.parquet", 0)}
