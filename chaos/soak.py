@@ -26,6 +26,7 @@ from rich.console import Console
 from benchmarks.long_report import machine
 from chaos.load import Load
 from chaos.pipeline import SINKS, ChaosPipeline
+from sinks.factory import KEY_INDEX
 from stack.ending import exit_on_sigterm
 from stack.manager import running_stack
 from stack.worker import WorkerProcess
@@ -54,7 +55,8 @@ class Sample:
     cpu: float
     handles: int
     threads: int
-    rocksdb: float
+    key_index: float
+    tables: float
     files: int
     metadata: float
     behind: int
@@ -70,11 +72,12 @@ BOUNDED = {
 """What must not grow with time, under a load that doesn't."""
 
 GROWING = {
-    "rocksdb": "data directory (RocksDB), MB",
+    "key_index": "key index on disk, MB",
+    "tables": "Faust's tables on disk, MB",
     "files": "files of the five tables",
     "cpu": "CPU of the worker, s",
 }
-"""What grows with the number of keys and rows."""
+"""What grows with the number of keys and rows, or goes up and down as RocksDB writes out and merges."""
 
 
 class SoakPipeline(ChaosPipeline):
@@ -100,7 +103,8 @@ class Observer:
         ends = self._pipeline.load.ends
         self._log.read()
         behind = max(sum(max(0, end - self._log.next.get(s, {}).get(tp, 0)) for tp, end in ends.items()) for s in SINKS)
-        process, lake = self._process, _files(self._pipeline.lake)
+        process, lake, data = self._process, _files(self._pipeline.lake), _files(self._pipeline.data)
+        index = sum(size for path, size in data.items() if KEY_INDEX in path.parts)
         with process.oneshot():
             times = process.cpu_times()
             return Sample(
@@ -109,7 +113,8 @@ class Observer:
                 cpu=round(times.user + times.system, 1),
                 handles=process.num_fds(),
                 threads=process.num_threads(),
-                rocksdb=round(sum(_files(self._pipeline.data).values()) / 1e6, 2),
+                key_index=round(index / 1e6, 2),
+                tables=round((sum(data.values()) - index) / 1e6, 2),
                 files=len(lake),
                 metadata=round(_metadata(lake) / 1e6, 3),
                 behind=behind,
@@ -164,7 +169,7 @@ def plot(samples: Sequence[Sample]) -> None:
     mpl.rcParams["svg.hashsalt"] = "lakeward"
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(2, 4, figsize=(13, 5))
+    figure, panels = plt.subplots(3, 3, figsize=(10, 7.5))
     for panel, (name, title) in zip(panels.flat, {**BOUNDED, **GROWING}.items(), strict=True):
         panel.plot([sample.at / 60 for sample in samples], [getattr(sample, name) for sample in samples], linewidth=1)
         panel.set_title(title, fontsize=9)

@@ -16,9 +16,30 @@ from tables.rocksdb import entries_from, is_in_use
 
 log = structlog.get_logger("lakeward.tables")
 
+WRITE_BUFFER_BYTES = 1 << 20
+"""Rows are few, and written anew at each commit: with Faust's 64 MB, as much memory and log fills up with old ones."""
+
+INFO_LOG_BYTES = 1 << 20
+"""Of RocksDB's info log there are this one and the one before."""
+
+
+class _Limits(rocksdb.RocksDBOptions):
+    """Faust's, for which it has no name for the info log's."""
+
+    def as_options(self) -> Any:
+        options = super().as_options()
+        options.set_max_log_file_size(INFO_LOG_BYTES)
+        options.set_keep_log_file_num(2)
+        return options
+
 
 class Files(rocksdb.Store):
-    """Faust's, but a damaged database is deleted, and restored from the changelog, instead of ending the worker."""
+    """Faust's with limits; and a damaged database is deleted, and restored from the changelog, instead of ending the
+    worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rocksdb_options = _Limits(write_buffer_size=WRITE_BUFFER_BYTES)
 
     def _open_for_partition(self, partition: int) -> Any:
         try:

@@ -50,6 +50,10 @@ SORTED_RUNS, OUTDATED_PERCENT = 8, 50
 """Sorted runs that may gather before they are merged; and the share of the largest one that the others may have before
 all become one, which bounds what outdated entries take on disk."""
 
+INFO_LOG_BYTES, MANIFEST_BYTES = 4 << 20, 4 << 20
+"""RocksDB begins a new info log (and keeps the one before) and a new list of its files at these sizes: otherwise only
+when it is opened, and a worker may run for months."""
+
 RUNS = "runs"
 """Folder of files that are to be ingested."""
 
@@ -269,4 +273,6 @@ def _options() -> Options:
     blocks.set_cache_index_and_filter_blocks(True)
     options.set_block_based_table_factory(blocks)
     options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(INFO_LOG_BYTES)
+    options.set_max_manifest_file_size(MANIFEST_BYTES)
     return options

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.index_database import FORMAT_KEY
+from tables.index_database import FORMAT_KEY, INFO_LOG_BYTES, MANIFEST_BYTES
 from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
 
 
@@ -260,6 +260,14 @@ def test_entries_of_another_format_are_not_read(tmp_path: Path) -> None:
             part = index.partition("t", "orders", 0)
             assert part.state is None
             assert not part.files
+
+
+def test_the_limits_of_its_own_news_reach_rocksdb(tmp_path: Path) -> None:
+    with opened(tmp_path / "index"):
+        (written,) = (tmp_path / "index").glob("OPTIONS-*")
+        options = {line.strip() for line in written.read_text().splitlines()}
+        assert {f"max_log_file_size={INFO_LOG_BYTES}", "keep_log_file_num=2"} <= options
+        assert f"max_manifest_file_size={MANIFEST_BYTES}" in options
 
 
 def test_index_is_shared_within_a_process_until_its_last_user_lets_go(tmp_path: Path) -> None:
