@@ -269,11 +269,13 @@ def test_a_row_whose_commit_waits_for_a_standby_is_not_removed(services: Endpoin
         write("SET synchronous_commit = on")
         execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
         execute("SELECT pg_reload_conf()")
+        time.sleep(2)  # every process of the server takes it in by itself
         waiting = threading.Thread(target=write, args=("INSERT INTO accounts VALUES (9000, 'waits', NULL, 1)",))
         try:
             waiting.start()
             for sink in sinks:
                 arrived(Damage(place.plan(sink, "accounts")), 9000)
+            assert waiting.is_alive()
             status, found = place.verify("--repair")
             assert status == 1, said(found)
             for sink in sinks:
