@@ -51,7 +51,8 @@ def test_a_row_that_has_come_since_stays(
     monkeypatch.setattr(removal, "open_lake", lambda *_: lake)
     deleted: list[Any] = []
     monkeypatch.setattr(removal, "_delete", lambda _, places: deleted.append(dict(places)))
-    assert removal.remove(pair(), found(*extra)) == sum(map(len, places.values()))
+    look = found(*extra)
+    assert removal.remove(pair(), look, look.before) == sum(map(len, places.values()))
     assert deleted == ([places] if places else [])
 
 
@@ -69,3 +70,10 @@ def test_nothing_is_deleted_while_rows_are_missing_nor_from_a_change_log(
     look: Look, is_log: bool, removable: bool
 ) -> None:
     assert Finding(pair(is_log=is_log), Limits(20, 20), look, look).removable is removable
+
+
+def test_transactions_that_neither_look_has_seen_are_those_named_before_both() -> None:
+    whole, last = found(1), found(1)
+    whole.unseen, last.unseen = frozenset({"process 1", "process 2"}), frozenset({"process 2", "process 3"})
+    finding = Finding(pair(), Limits(20, 20), whole, last)
+    assert finding.unseen == {"process 2"}
