@@ -33,12 +33,15 @@ from sinks.iceberg.manifests import Manifests
 
 @dataclass(frozen=True)
 class Prepared:
-    """A snapshot whose manifests are written, ready to be sent to the catalog."""
+    """A snapshot whose manifests are written, ready to be sent to the catalog; where the metadata is that it was made
+    of."""
 
     updates: tuple[TableUpdate, ...]
     requirements: tuple[TableRequirement, ...]
     snapshot_id: int
+    parent_id: int | None
     manifests: Manifests
+    base: str
 
 
 def table_files(table: Table) -> TableFiles | None:
@@ -104,7 +107,14 @@ def prepare(
         AssertTableUUID(uuid=metadata.table_uuid),
         AssertRefSnapshotId(snapshot_id=parent_id, ref=MAIN_BRANCH),  # type: ignore[call-arg]  # as above
     )
-    return Prepared((*base.updates, *updates), (*base.requirements, *requirements), snapshot_id, manifests)
+    return Prepared(
+        (*base.updates, *updates),
+        (*base.requirements, *requirements),
+        snapshot_id,
+        parent_id,
+        manifests,
+        table.metadata_location,
+    )
 
 
 def publish(table: Table, prepared: Prepared) -> None:

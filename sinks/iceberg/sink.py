@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
-from pyiceberg.manifest import DataFile
-from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
@@ -38,9 +36,10 @@ from sinks.iceberg.history import History
 from sinks.iceberg.live_files import LiveFiles
 from sinks.iceberg.manifests import FilesGone
 from sinks.iceberg.schema import check_fits
+from sinks.iceberg.sent import Fate, Sent, Staged, Written
 from sinks.iceberg.state import SinkState, tidied_key
 from sinks.iceberg.tidy import Step, Tidied
-from sinks.iceberg.upsert import RowDelta, Upserts
+from sinks.iceberg.upsert import Upserts
 from sinks.reduce import check_partition_counts, union_changelog
 from sinks.schema_news import SchemaNews
 from sinks.tiers import CALM, HURRIED, LARGEST_SMALL_BYTES, Patience
@@ -56,26 +55,6 @@ COMMIT_ATTEMPTS = 30
 
 TIDY_ATTEMPTS = 5
 """Conflicts before a tidying step is given up until the next commit."""
-
-
-@dataclass(frozen=True)
-class Staged:
-    """Files written for a batch, for one schema of the table; `delta` is what the key index learns of them."""
-
-    batch: Batch
-    schema: Schema
-    files: list[DataFile]
-    delta: RowDelta | None
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A commit that was sent and whose answer isn't known yet: a batch's, or a tidying step's; the paths of the files
-    that it removes."""
-
-    snapshot_id: int
-    change: Staged | Tidied
-    removed: Collection[str]
 
 
 class IcebergSink(Sink):
@@ -198,7 +177,8 @@ class IcebergSink(Sink):
             return Receipt({tp: span.next for tp, span in batch.ranges.items()}, None, datetime.now(UTC), 0)
         table = found or self._create(batch)
         self._tried = table.metadata_location
-        self._settle(table)
+        sent = self._sent
+        fate = self._settle(table)
         state = self._state(table)
         try:
             todo = batch.trim(state.offsets)
@@ -209,6 +189,8 @@ class IcebergSink(Sink):
             state = self._state(table)
             todo = batch.trim(state.offsets)
         if not todo.ranges:
+            if sent and fate is Fate.LANDED and isinstance(sent.change, Written) and sent.change.ends(batch):
+                return self._receipt(batch, state, sent.prepared.snapshot_id, sent.change.staged.batch.num_rows)
             return self._receipt(batch, state, None, 0)
         keyed = self._upserts is not None
         check_partition_counts(self.target.name, state.partition_counts, todo, keyed=keyed)
@@ -223,40 +205,53 @@ class IcebergSink(Sink):
         removed = self._live.paths() if staged.delta is not None and staged.delta.truncated else ()
         change = FileChange(staged.files, removed, after.entries(self.target, base.metadata.next_sequence_number()))
         prepared = commit.prepare(base, table, change, expiry, self._manifests)
-        self._sent, self._spare = Sent(prepared.snapshot_id, staged, removed), None
+        self._spare = None
+        self._publish(table, Sent(prepared, Written(staged, after, wanted), removed))
+        return self._receipt(batch, after, prepared.snapshot_id, todo.num_rows)
+
+    def _publish(self, table: Table, sent: Sent) -> None:
+        """Send a commit, and take it in. A refusal is settled by whoever reads the table next."""
+        self._sent = sent
         try:
             with sorted_errors(self._config):
-                commit.publish(table, prepared)
+                commit.publish(table, sent.prepared)
         except CommitConflict:
-            self._sent, self._spare = None, staged
-            prepared.manifests.discard()
+            self._sent, self._table = replace(sent, refused=True), None
             raise
         self._settle(table)
         self._table = table
-        self._news.tell(wanted)
-        self._seen = dict(after.offsets)
-        self._written = frozenset(todo.ranges)
-        return self._receipt(batch, after, prepared.snapshot_id, todo.num_rows)
 
-    def _settle(self, table: Table) -> None:
-        """Take in a commit that was sent, once the table shows that it landed (or didn't)."""
+    def _settle(self, table: Table) -> Fate | None:
+        """Take in a commit that was sent, once the table shows that it landed, or clear up what it never will need."""
         sent, self._sent = self._sent, None
         if sent is None:
-            return
-        snapshot = table.metadata.snapshot_by_id(sent.snapshot_id)
+            return None
+        change, snapshot_id = sent.change, sent.prepared.snapshot_id
+        fate = sent.fate(table)
+        if fate is Fate.SECOND:
+            sent.prepared.manifests.discard()
+            self._spare = change.staged if isinstance(change, Written) else self._spare
+        snapshot = table.metadata.snapshot_by_id(snapshot_id)
         if snapshot is None:
-            return  # its files may still be referenced by a commit on its way: they are left to orphan removal
-        if table.metadata.current_snapshot_id != sent.snapshot_id:
-            return  # others have committed since: the index is compared with the table anew
-        change = sent.change
+            return fate  # if it's unknown, its files may be in use: they are left to orphan removal
+        if sent.refused:
+            log.info("iceberg.landed_though_refused", table=self.target.name, snapshot_id=snapshot_id)
+        if isinstance(change, Written):
+            self._news.tell(change.wanted)
+            self._seen = dict(change.after.offsets)
+            self._written = frozenset(change.staged.batch.ranges)
+        if table.metadata.current_snapshot_id != snapshot_id:
+            return fate  # others have committed since: the index is compared with the table anew
         if isinstance(change, Tidied):
             self._live.committed(snapshot, change.files, sent.removed, {})
-            self._files.tidied(change, sent.snapshot_id)
-            return
-        moved = {tp: span.next for tp, span in change.batch.ranges.items()}
-        self._live.committed(snapshot, change.files, sent.removed, moved)
-        if self._upserts is not None and change.delta is not None:
-            self._upserts.landed(change.delta, change.batch, sent.snapshot_id)
+            self._files.tidied(change, snapshot_id)
+            return fate
+        staged = change.staged
+        moved = {tp: span.next for tp, span in staged.batch.ranges.items()}
+        self._live.committed(snapshot, staged.files, sent.removed, moved)
+        if self._upserts is not None and staged.delta is not None:
+            self._upserts.landed(staged.delta, staged.batch, snapshot_id)
+        return fate
 
     def _tidy_files(self, patience: Patience) -> None:
         """One step of tidying the files of the partitions that were written last, if one is due."""
@@ -311,16 +306,13 @@ class IcebergSink(Sink):
             self._live.forget()
             self._table = None
             return False
-        self._sent = Sent(prepared.snapshot_id, tidied, tidied.removed)
         try:
-            with sorted_errors(self._config):
-                commit.publish(table, prepared)
-        except CommitConflict:
-            self._sent, self._table = None, None
-            prepared.manifests.discard()
-            return False
-        self._settle(table)
-        self._table = table
+            self._publish(table, Sent(prepared, tidied, tidied.removed))
+        except CommitConflict as conflict:
+            fate = self._settle(self._require())
+            if fate is Fate.UNKNOWN:  # the files of this step aren't used a second time, nor removed
+                raise CommitUnknown(str(conflict)) from conflict
+            return fate is Fate.LANDED
         return True
 
     def _stage(self, table: Table, metadata: TableMetadata, state: SinkState, batch: Batch) -> Staged:

@@ -246,18 +246,43 @@ def test_the_list_of_a_commit_that_came_second_is_removed(tmp_path: Path) -> Non
     harness = make("append", tmp_path, grace=600)
     lost: list[int] = []
 
-    def lose() -> None:
-        if len(lists(tmp_path)) == 1 and not lost:
-            lost.append(1)
-            raise CommitFailedException("another commit came first")
+    with closing(opened(harness)) as sink, closing(opened(harness)) as other:
 
-    with closing(opened(harness)) as sink:
+        def lose() -> None:
+            if len(lists(tmp_path)) == 1 and not lost:
+                lost.append(1)
+                other.write(batch(inserts(0, 1, partition=1)))
+
         for part in parts(12):
             with around_next_catalog_commit(before=lose):
                 sink.write(batch(part))
     assert lost
     table = present(harness)
     assert on_disk(tmp_path) == left(table)
+
+
+@MODES
+def test_commit_that_landed_and_left_the_history_before_it_was_refused(mode: Any, tmp_path: Path) -> None:
+    """Its manifests are those of later snapshots, too."""
+    harness = make(mode, tmp_path, grace=600)
+    theirs = [inserts(n, 1, partition=1) for n in range(12)]
+    with closing(opened(harness)) as sink, closing(opened(harness)) as other:
+        commit(sink, inserts(0, 2))
+        ours: list[int | None] = []
+
+        def overtaken() -> None:
+            ours.append(present(harness).metadata.current_snapshot_id)
+            commit(other, *theirs)
+            raise CommitFailedException("Requirement failed: branch main has changed")
+
+        with around_next_catalog_commit(after=overtaken):
+            receipt = sink.write(batch(inserts(2, 2)))
+        assert set(receipt.next_offsets.values()) == {4}
+        table = present(harness)
+        assert not {*ours} & {snapshot.snapshot_id for snapshot in table.snapshots()}
+        commit(sink, inserts(4, 2))
+    assert needed(present(harness)) <= on_disk(tmp_path)
+    assert harness.rows() == expected(harness, inserts(0, 6), *theirs)
 
 
 def test_a_table_whose_files_belong_to_somebody_else_loses_none(tmp_path: Path) -> None:

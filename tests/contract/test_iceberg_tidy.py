@@ -26,7 +26,7 @@ from iceberg_upkeep import (
     present,
     small_sizes,
 )
-from pyiceberg.exceptions import CommitStateUnknownException
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table.snapshots import Operation
 
 from config.errors import DestinationChanged, Unavailable
@@ -151,6 +151,38 @@ def test_an_answer_that_was_lost_is_looked_up(tmp_path: Path) -> None:
                 pass
     assert lost > 3
     assert harness.rows() == folded(*parts)
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_a_step_that_landed_and_was_refused_has_landed(mode: Any, overtaken: bool, tmp_path: Path) -> None:
+    """Somebody between worker and catalog has repeated the request."""
+    harness = IcebergHarness(mode, tmp_path, table_properties={"lakeward.reader-grace-seconds": "0"})
+    parts, theirs = updates(40), updates(40, partition=1)
+    steps: list[int] = []
+
+    with closing(opened(harness)) as sink, closing(opened(harness)) as other:
+
+        def refuse(n: int) -> None:
+            steps.append(n)
+            if overtaken:
+                other.write(batch(theirs[len(steps) - 1]))
+            raise CommitFailedException("Requirement failed: branch main has changed")
+
+        for n, part in enumerate(parts):
+            sink.write(batch(part))
+            before = present(harness).metadata.current_snapshot_id
+            try:
+                with around_next_catalog_commit(after=partial(refuse, n)):
+                    sink.tidy()
+            except AssertionError:  # nothing was due
+                assert present(harness).metadata.current_snapshot_id == before
+    assert len(steps) > 3
+    left = on_disk(tmp_path) ^ needed(present(harness))
+    # PyIceberg removes old metadata once it has the catalog's answer
+    assert {path for path in left if not path.endswith(".metadata.json")} == set()
+    expected = folded if mode == "upsert" else log_rows
+    assert harness.rows() == expected(*parts, *(theirs[: len(steps)] if overtaken else ()))
 
 
 def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
