@@ -25,7 +25,7 @@ from pyiceberg.exceptions import (
     UnauthorizedError,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from config.errors import ConfigurationError, Unavailable
 from config.pipeline import IcebergConfig
@@ -131,10 +131,9 @@ def sorted_errors(config: IcebergConfig) -> Iterator[None]:
             # the answer to a commit into a table that was dropped: reading it anew says so
             raise CommitConflict(str(error)) from error
         raise Unavailable(f"{where}: {error}") from error
-    except OperationalError as error:
-        raise Unavailable(f"{where}: {error.orig}") from error
     except DBAPIError as error:
-        raise ConfigurationError(f"{where}: {error.orig}") from error
+        kind = Unavailable if _passes(error) else ConfigurationError
+        raise kind(f"{where}: {error.orig}") from error
     except PermissionError as error:
         raise ConfigurationError(f"{where}: {error}; check the rights on the warehouse") from error
     except FileNotFoundError:
@@ -155,6 +154,17 @@ def files_found(table: str) -> Iterator[None]:
             f"table {table}: a file that it needs is gone, or its store doesn't show it yet: {error}. If it stays away,"
             " restore it, or roll the table back to a snapshot from before it"
         ) from error
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether a later call may do: the connection was lost, or the server is short of something or fails over."""
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return True
+    code: str | None = getattr(error.orig, "pgcode", "")  # PostgreSQL's alone have it
+    if code is None:
+        return type(error) in (DatabaseError, InterfaceError)  # the server didn't come to say anything
+    # of transactions: a server that is a standby, or was the primary until now, refuses to write (25006)
+    return code.startswith("25")
 
 
 def _without_password(uri: str) -> str:
