@@ -39,7 +39,8 @@ class KafkaConfig(Model):
     group_id: TopicPart = "cdc-platform"
     """First part of the consumer group's name, `{group_id}-{pipeline_id}`."""
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"
-    """Where a sink starts that has no offset in its destination yet."""
+    """Where a sink starts that has no offset in its destination yet. The end that `latest` finds at the first start
+    becomes the group's offset, from which later starts go on until the first commit."""
     enable_idempotence: bool = True
     """The producer of dead letters and watermarks writes each record once."""
     acks: Acks = "all"
