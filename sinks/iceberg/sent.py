@@ -73,6 +73,8 @@ class Sent:
             return Fate.LANDED
         if not self.refused or table.metadata_location == prepared.base:
             return Fate.UNKNOWN  # a refusal whose cause isn't to be seen: the catalog shows a state from before it
+        # Rolled back, the history is another one from an ancestor of its parent on.
+        before = {prepared.parent_id, *(snapshot.snapshot_id for snapshot in lineage(metadata, prepared.parent_id))}
         line = lineage(metadata, metadata.current_snapshot_id)
         followed = {metadata.current_snapshot_id, *(snapshot.parent_snapshot_id for snapshot in line)}
-        return Fate.SECOND if prepared.parent_id in followed else Fate.UNKNOWN
+        return Fate.UNKNOWN if before.isdisjoint(followed) else Fate.SECOND

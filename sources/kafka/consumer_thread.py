@@ -27,15 +27,16 @@ chunk costs milliseconds in every sink, however few records it has."""
 FETCH_MAX_BYTES = 16 << 20
 """Most bytes that one broker's response may bring over all partitions."""
 
+UNPOSITIONED_SECONDS = 0.05
+"""How long the next fetch waits while a partition has no position: the fetcher would ask over and over."""
+
 LEAVING_SECONDS = 3.0
 """How long a worker that ends waits for a rebalance."""
 
 
-class ThreadEnded(Exception):
-    """The consumer's thread has ended: it answers no call any more."""
-
-    def __str__(self) -> str:
-        return "the consumer's thread has ended"
+class ThreadEnded(asyncio.CancelledError):
+    """The consumer's thread has ended: it answers no call any more. Who waits for one ends as if cancelled: it is no
+    error, and takes the place of none by which the worker ends."""
 
 
 class Owner(Protocol):
@@ -188,7 +189,9 @@ class ColumnarConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             fetched = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except NoOffsetForPartitionError:
-            return {}  # not positioned yet: perform_seek will do it
+            # not positioned yet: perform_seek will do it, when the destinations answer
+            await asyncio.sleep(UNPOSITIONED_SECONDS)
+            return {}
         except OffsetOutOfRangeError as error:
             if missing := {tp: at for tp, at in error.args[0].items() if self._is_wanted(consumer, tp, at)}:
                 raise OffsetOutOfRangeError(missing) from error

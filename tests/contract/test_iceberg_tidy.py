@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,33 @@ def test_a_step_that_landed_and_was_refused_has_landed(mode: Any, overtaken: boo
     assert {path for path in left if not path.endswith(".metadata.json")} == set()
     expected = folded if mode == "upsert" else log_rows
     assert harness.rows() == expected(*parts, *(theirs[: len(steps)] if overtaken else ()))
+
+
+def test_a_step_that_a_rollback_came_before_is_made_again(tmp_path: Path) -> None:
+    harness = make(tmp_path)
+    parts = updates(40)
+    steps = 0
+
+    def roll_back(to: int) -> None:
+        nonlocal steps
+        steps += 1
+        present(harness).manage_snapshots().rollback_to_snapshot(to).commit()
+
+    with closing(opened(harness)) as sink:
+        assert isinstance(sink, IcebergSink)
+        for part in parts:
+            sink.write(batch(part))
+            assert sink._table is not None
+            ours = sink._table.metadata.current_snapshot_id
+            assert ours is not None
+            table = present(harness)
+            table.append(table.schema().as_arrow().empty_table())
+            sink._table.refresh()
+            with suppress(AssertionError), around_next_catalog_commit(before=partial(roll_back, ours)):
+                sink.tidy()  # or nothing was due
+    assert steps > 3
+    assert {path for path in on_disk(tmp_path) ^ needed(present(harness)) if path.endswith(".parquet")} == set()
+    assert harness.rows() == folded(*parts)
 
 
 def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ async def reading(
     try:
         yield found
     finally:
+        reason = app.crash_reason
         await app.stop()
+        assert app.crash_reason is reason
 
 
 @pytest.fixture
