@@ -57,7 +57,7 @@ when it is opened, and a worker may run for months."""
 RUNS = "runs"
 """Folder of files that are to be ingested."""
 
-FORMAT_KEY, FORMAT = b"V", b"4"
+FORMAT_KEY, FORMAT = b"V", b"5"
 """Which layout the entries have, as told by one of them: one of another version of Lakeward is begun anew."""
 
 

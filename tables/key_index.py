@@ -9,18 +9,23 @@ with the table first.
 Layout (numbers big-endian, so that a partition's keys are neighbours):
 
     V                                  -> the version of this layout
-    M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, snapshot, highest file id
+    M <table id> <topic> <partition>   -> JSON: number, next offset, fingerprint, snapshot, highest file id, day of use
     F <number:4> <file id:4>           -> rows:4, dead rows:4 (little-endian), file path
     K <number:4> <encoded key>         -> file id:4, position:4 (little-endian)
 
 File ids aren't used twice: a key whose file isn't known any more has no row.
+
+What nobody has used for a month is forgotten when the index is opened: partitions that have moved to other workers, and
+tables that aren't written any more.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -28,10 +33,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import structlog
 from rocksdict import WriteBatch
 
-from tables.index_database import IndexDatabase, after
+from config.errors import Unavailable
+from tables.index_database import IndexDamaged, IndexDatabase, after
 from tables.key_encoding import sorted_keys
+
+log = structlog.get_logger("lakeward.index")
+
+UNUSED_DAYS = 30
+"""After how many days without a commit a partition's entries are forgotten. Should it be written again after all, its
+keys are read from the table."""
 
 ENCODED_AT_ONCE = 1 << 16
 """Keys of a new file that are Python objects at one time."""
@@ -115,6 +128,23 @@ class KeyIndex:
         self._users = 0
         self._lock = threading.Lock()
         self._database = IndexDatabase(path)
+        with suppress(IndexDamaged, Unavailable):  # whoever uses it is told
+            self._forget_unused()
+
+    def _forget_unused(self) -> None:
+        database, today = self._database, _today()
+        generation = database.generation
+        for key, value in database.scan(b"M", generation):
+            meta = json.loads(value)
+            if today - meta["day"] <= UNUSED_DAYS:
+                continue
+            batch = WriteBatch(raw_mode=True)
+            batch.delete(key)
+            for prefix in _kinds(meta["number"]):
+                batch.delete_range(prefix, after(prefix))
+            database.write(batch, generation)
+            table_id, topic, partition = json.loads(key[1:])
+            log.info("index.forgotten", table_id=table_id, topic=topic, partition=partition, days=today - meta["day"])
 
     @classmethod
     def shared(cls, path: Path) -> KeyIndex:
@@ -141,7 +171,9 @@ class KeyIndex:
             known = dict(self._database.scan(b"M", generation))
             if key not in known:
                 number = max((json.loads(meta)["number"] for meta in known.values()), default=0) + 1
-                meta = {"number": number, "next_offset": None, "files": 0, "snapshot": None, "file_id": 0}
+                meta = {
+                    "number": number, "next_offset": None, "files": 0, "snapshot": None, "file_id": 0, "day": _today()
+                }  # fmt: skip
                 known[key] = json.dumps(meta).encode()
                 batch = WriteBatch(raw_mode=True)
                 batch.put(key, known[key])
@@ -258,8 +290,8 @@ class PartitionIndex:
     def clear(self) -> None:
         """Forget everything, the state first."""
         self._database.write(self._without_state(), self._generation)
-        for kind in (b"K", b"F"):
-            self._database.delete_range(kind + self._number, self._generation)
+        for prefix in _kinds(self._meta_number):
+            self._database.delete_range(prefix, self._generation)
         self.files.clear()
 
     def _place(self, batch: WriteBatch, placed: PlacedRows) -> None:
@@ -300,10 +332,21 @@ class PartitionIndex:
             "files": 0 if state is None else state.files,
             "snapshot": None if state is None else state.snapshot_id,
             "file_id": self._next_file_id - 1,
+            "day": _today(),
         }
 
     def _sorted(self, keys: pa.Table) -> tuple[list[bytes], npt.NDArray[np.int64]]:
         return sorted_keys(keys, b"K" + self._number)
+
+
+def _kinds(number: int) -> tuple[bytes, bytes]:
+    """What a partition's keys and files begin with."""
+    return b"K" + number.to_bytes(4, "big"), b"F" + number.to_bytes(4, "big")
+
+
+def _today() -> int:
+    """Days since the epoch."""
+    return int(time.time()) // 86_400
 
 
 def _values(file_ids: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint32]:

@@ -13,9 +13,11 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 from structlog.testing import capture_logs
 
+from config.errors import OffsetGap
 from config.platform import KafkaConfig
 from sources.changes import Chunk, TopicPartition
 from sources.kafka.backlog import Backlog
@@ -107,6 +109,12 @@ class Reading:
         """Wait until Faust's rebalance is over."""
         while True:
             if not self.app.rebalancing and self.app.consumer_generation_id > 0:
+                return
+            await asyncio.sleep(0.05)
+
+    async def until_crashed(self) -> None:
+        while True:
+            if self.app.crash_reason is not None:
                 return
             await asyncio.sleep(0.05)
 
@@ -363,6 +371,39 @@ async def test_what_came_before_the_first_commit_is_not_skipped_by_latest(kafka:
     async with reading(kafka, topic, wanted=None, consumer_auto_offset_reset="latest") as found:
         await found.until(65)
     assert_covered(found, 50, 65)
+
+
+async def remove(kafka: Endpoint, topic: str, before: int) -> None:
+    """As retention does."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.address)
+    await admin.start()
+    try:
+        await admin.delete_records({KafkaPartition(topic, 0): RecordsToDelete(before)})
+    finally:
+        await admin.close()
+
+
+async def test_a_first_start_behind_records_that_are_gone_is_told(kafka: Endpoint, topic: str) -> None:
+    await send(kafka, topic, 20)
+    await remove(kafka, topic, 5)
+    with capture_logs() as logs:
+        async with reading(kafka, topic, wanted=None) as found:
+            await found.until(20)
+    assert_covered(found, 5, 20)
+    [told] = [line for line in logs if line["event"] == "consumer.begins_late"]
+    assert (told["topic"], told["partition"], told["first"]) == (topic, 0, 5)
+
+
+async def test_records_that_went_after_the_first_start_of_latest_end_the_worker(kafka: Endpoint, topic: str) -> None:
+    await send(kafka, topic, 10)
+    async with reading(kafka, topic, wanted=None, consumer_auto_offset_reset="latest") as found:
+        await found.until_ready()
+    await send(kafka, topic, 10)
+    await remove(kafka, topic, 15)
+    async with reading(kafka, topic, wanted=None, consumer_auto_offset_reset="latest") as found:
+        await found.until_crashed()
+        assert isinstance(found.app.crash_reason, OffsetGap)
+        assert f"--delete-offsets --group {topic} --topic {topic}" in str(found.app.crash_reason)
 
 
 async def test_a_commit_that_comes_when_the_thread_ends_does_not_wait_for_ever(

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables.index_database import FORMAT_KEY, INFO_LOG_BYTES, MANIFEST_BYTES
-from tables.key_index import FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
+from tables.key_index import UNUSED_DAYS, FileKeys, IndexState, KeyIndex, PartitionIndex, PlacedRows, fingerprint
 
 
 def keys(*ids: int) -> pa.Table:
@@ -260,6 +260,36 @@ def test_entries_of_another_format_are_not_read(tmp_path: Path) -> None:
             part = index.partition("t", "orders", 0)
             assert part.state is None
             assert not part.files
+
+
+def test_what_nobody_used_for_a_month_is_forgotten_when_the_index_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index"
+    day = 20_000
+    monkeypatch.setattr("tables.key_index._today", lambda: day)
+
+    def entries() -> int:
+        with opened(path) as index:
+            return sum(1 for _ in index._database._opened().keys())
+
+    with opened(path) as index:
+        for table in ("moved", "used", "anew"):
+            apply(index.partition(table, "orders", 0), [(f"{table}.parquet", keys(*range(100)))], None, 3, 7)
+    before = entries()
+    day += UNUSED_DAYS
+    with opened(path) as index:
+        apply(index.partition("used", "orders", 0), [("more.parquet", keys(100))], None, 4, 8)
+        assert found(index.partition("moved", "orders", 0), 1) == {1: ("moved.parquet", 1)}
+    assert entries() == before + 2
+    day += 1
+    assert entries() == before + 2 - 2 * 102  # of each, its keys, a file, and the state
+    with opened(path) as index:
+        used, anew = index.partition("used", "orders", 0), index.partition("anew", "orders", 0)
+        assert found(used, 99, 100) == {99: ("used.parquet", 99), 100: ("more.parquet", 0)}
+        assert anew.state is None
+        apply(anew, [("later.parquet", keys(5))], None, 9, 9)
+        assert found(anew, 1, 5) == {5: ("later.parquet", 0)}
 
 
 def test_the_limits_of_its_own_news_reach_rocksdb(tmp_path: Path) -> None:
