@@ -271,7 +271,7 @@ def test_what_nobody_used_for_a_month_is_forgotten_when_the_index_is_opened(
 
     def entries() -> int:
         with opened(path) as index:
-            return sum(1 for _ in index._database._opened().keys())
+            return len(list(index._database._opened().items()))
 
     with opened(path) as index:
         for table in ("moved", "used", "anew"):
