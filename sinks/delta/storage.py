@@ -86,7 +86,7 @@ def store_errors(uri: str, *, absent: bool = False) -> Iterator[None]:
     except FileNotFoundError as error:
         if absent:
             raise
-        raise Unavailable(f"Delta table {uri}: a file is gone: {_plain(error)}") from error
+        raise Unavailable(f"Delta table {uri}: {gone(error)}") from error
     except UnknownConfigurationKeyError as error:
         raise ConfigurationError(f"Delta table {uri}: storage_options: {_plain(error)}") from error
     except (DeltaError, BaseError, OSError) as error:
@@ -99,10 +99,18 @@ def store_errors(uri: str, *, absent: bool = False) -> Iterator[None]:
                 " endpoint, permissions)"
             ) from error
         if _GONE.search(text):
-            raise Unavailable(f"Delta table {uri}: a file is gone: {text}") from error
+            raise Unavailable(f"Delta table {uri}: {gone(error)}") from error
         if isinstance(error, OSError) or _AWAY.search(text):
             raise Unavailable(f"Delta table {uri}: the store can't be reached or failed: {text}") from error
         raise
+
+
+def gone(error: Exception) -> str:
+    """What to say of a file that a table needs and that isn't found."""
+    return (
+        f"a file that it needs is gone, or its store doesn't show it yet: {_plain(error)}. If it stays away, bring it"
+        " back, or restore a version of the table from before it"
+    )
 
 
 def _plain(error: Exception) -> str:

@@ -32,7 +32,7 @@ from sinks.delta.log import ALONE, Stake, TableLog, commit_info
 from sinks.delta.protocol import VECTORS_PROPERTY, fits, protocol_for
 from sinks.delta.sink import DeltaSink
 from sinks.delta.state import KEY_PROPERTY, MODE_PROPERTY, ReplayedTable, TableState, app_ids, schema_transactions
-from sinks.delta.storage import load, store_errors
+from sinks.delta.storage import gone, load, store_errors
 from sinks.delta.upsert import Upserts
 from sinks.evolution import Evolution
 from sinks.owners import Owner, owner_id
@@ -92,7 +92,7 @@ class VectorSink(DeltaSink):
                 log.warning("delta.index_damaged", table=self._uri, reason=str(damage))
                 self._upserts.forget()
             except FileNotFoundError as error:  # another writer's vacuum, or a table that was just replaced
-                raise Unavailable(f"Delta table {self._uri}: a file is gone: {error}") from error
+                raise Unavailable(f"Delta table {self._uri}: {gone(error)}") from error
         return super().write(batch)
 
     def tidy(self, *, hurried: bool = False) -> None:
@@ -103,7 +103,7 @@ class VectorSink(DeltaSink):
             log.warning("delta.not_tidied", table=self._uri, reason=str(damage))
             self._upserts.distrust(self._written)
         except FileNotFoundError as error:
-            log.warning("delta.not_tidied", table=self._uri, reason=str(error))
+            log.warning("delta.not_tidied", table=self._uri, reason=gone(error))
             self._upserts.forget()
         if self._checkpoint_due:
             self._checkpoint()

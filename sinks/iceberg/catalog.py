@@ -150,10 +150,15 @@ def files_found(table: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise Unavailable(
-            f"table {table}: a file that it needs is gone, or its store doesn't show it yet: {error}. If it stays away,"
-            " restore it, or roll the table back to a snapshot from before it"
-        ) from error
+        raise Unavailable(f"table {table}: {gone(error)}") from error
+
+
+def gone(error: FileNotFoundError) -> str:
+    """What to say of a file that a table needs and that isn't found."""
+    return (
+        f"a file that it needs is gone, or its store doesn't show it yet: {error}. If it stays away, restore it, or"
+        " roll the table back to a snapshot from before it"
+    )
 
 
 def _passes(error: DBAPIError) -> bool:

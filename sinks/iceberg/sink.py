@@ -26,7 +26,7 @@ from config.pipeline import IcebergConfig
 from sinks.base import Batch, Receipt, Sink, Target
 from sinks.iceberg import commit
 from sinks.iceberg.append import Appends
-from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, files_found, sorted_errors
+from sinks.iceberg.catalog import CommitConflict, CommitUnknown, connect, files_found, gone, sorted_errors
 from sinks.iceberg.commit import FileChange
 from sinks.iceberg.compaction import Compactor
 from sinks.iceberg.creation import create_table
@@ -52,9 +52,9 @@ log = structlog.get_logger("lakeward.iceberg")
 COMMIT_ATTEMPTS = 30
 """Conflicts before `write` gives the batch back as Unavailable; workers of one table conflict all the time."""
 
-
-TIDY_ATTEMPTS = 5
-"""Conflicts before a tidying step is given up until the next commit."""
+TIDY_ATTEMPTS, REST_SECONDS = 5, 60.0
+"""Conflicts before a tidying step is given up until the next commit; how long nothing is tidied once a file is missing.
+"""
 
 
 class IcebergSink(Sink):
@@ -82,6 +82,7 @@ class IcebergSink(Sink):
         self._written: frozenset[TopicPartition] = frozenset()
         self._sent: Sent | None = None
         self._spare: Staged | None = None
+        self._missing, self._rests_until = "", 0.0
 
     # -- the contract
 
@@ -127,7 +128,7 @@ class IcebergSink(Sink):
         raise Unavailable(f"table {self.target.name}: {COMMIT_ATTEMPTS} commits in a row came second")
 
     def tidy(self, *, hurried: bool = False) -> None:
-        if self._table is None:
+        if self._table is None or time.monotonic() < self._rests_until:
             return
         try:
             with self._unsure(), sorted_errors(self._config):
@@ -135,8 +136,13 @@ class IcebergSink(Sink):
                 self._history.clean(self._table or self._require())
         except IndexDamaged as damage:
             log.warning("iceberg.not_tidied", table=self.target.name, reason=str(damage))
-        except FileNotFoundError as error:  # what is remembered of the table is too old
-            log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
+        except FileNotFoundError as error:  # what is remembered of the table is too old; the next look decides
+            if str(error) == self._missing:
+                log.warning("iceberg.not_tidied", table=self.target.name, reason=gone(error))
+                self._rests_until = time.monotonic() + REST_SECONDS
+            else:
+                log.info("iceberg.table_outdated", table=self.target.name, reason=str(error))
+            self._missing = str(error)
             self._live.forget()
             self._table = None
 

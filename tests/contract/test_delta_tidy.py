@@ -258,6 +258,26 @@ def nothing_left_behind(harness: DeltaHarness) -> None:
     assert on_disk(harness) == needed(harness)
 
 
+def test_a_file_that_its_store_has_lost_is_told_and_writing_goes_on(tmp_path: Path) -> None:
+    harness = vector_harness(tmp_path)
+    parts = [inserts(start, 2) for start in range(40, 100, 2)]
+    with closing(opened(harness)) as sink, capture_logs() as logs:
+        sink.write(batch(inserts(0, 40)))
+        [uri] = DeltaTable(harness.path).file_uris()
+        path = Path(uri.removeprefix("file://"))
+        held = path.rename(tmp_path / "held")
+        for part in parts[:-6]:
+            commit(sink, part)
+        told = [line for line in logs if line["event"] == "delta.not_tidied"]
+        assert told
+        assert all(path.name in line["reason"] and "bring it back" in line["reason"] for line in told)
+        held.rename(path)
+        for part in parts[-6:]:
+            commit(sink, part)
+        assert [line["event"] for line in logs].index("delta.tidied") > logs.index(told[-1])
+    assert harness.rows() == folded(inserts(0, 40), *parts)
+
+
 def test_killed_at_each_change_of_a_write(tmp_path: Path) -> None:
     before = updates(6)
     part = changes([order("u", 4, "killed"), order("d", 6), order("u", 990)], before[-1].next)

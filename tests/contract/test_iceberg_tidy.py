@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_base import commit, inserts, opened, updates
+from contract_base import commit, expected, inserts, opened, updates
 from contract_events import ORDERS, ORDERS_WITH_NOTE, TOPIC, batch, changes, folded, log_rows, order
 from contract_harness import target
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,7 @@ from iceberg_upkeep import (
 )
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table.snapshots import Operation
+from structlog.testing import capture_logs
 
 from config.errors import DestinationChanged, Unavailable
 from sinks.iceberg import history
@@ -210,6 +212,32 @@ def test_a_step_that_a_rollback_came_before_is_made_again(tmp_path: Path) -> Non
     assert steps > 3
     assert {path for path in on_disk(tmp_path) ^ needed(present(harness)) if path.endswith(".parquet")} == set()
     assert harness.rows() == folded(*parts)
+
+
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_a_file_that_its_store_has_lost_is_told_and_does_not_stop_the_rest(
+    mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = IcebergHarness(mode, tmp_path)
+    monkeypatch.setattr("sinks.iceberg.sink.REST_SECONDS", 0.3)
+    with closing(opened(harness)) as sink, capture_logs() as logs:
+        sink.write(batch(inserts(0, 40)))
+        [task] = present(harness).scan().plan_files()
+        path = Path(task.file.file_path.removeprefix("file://"))
+        held = path.rename(tmp_path / "held")
+        parts = [inserts(start, 2) for start in range(40, 100, 2)]
+        for part in parts[:-6]:
+            commit(sink, part)
+        told = [line for line in logs if line["event"] == "iceberg.not_tidied"]
+        assert told
+        assert all(path.name in line["reason"] and "roll the table back" in line["reason"] for line in told)
+        assert len(told) < len(parts) // 3
+        held.rename(path)
+        for part in parts[-6:]:
+            commit(sink, part)
+            time.sleep(0.1)
+        assert [line["event"] for line in logs].index("iceberg.tidied") > logs.index(told[-1])
+    assert harness.rows() == expected(harness, inserts(0, 40), *parts)
 
 
 def test_killed_at_each_step_of_tidying_and_cleaning(tmp_path: Path) -> None:
