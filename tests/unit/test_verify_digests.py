@@ -58,8 +58,9 @@ row = st.fixed_dictionaries(
 
 
 def canonical(rows: list[dict[str, Any]]) -> Counter[str]:
-    """As the comparison sees them: 0.0 and -0.0 are equal."""
-    return Counter(repr({k: v + 0.0 if isinstance(v, float) else v for k, v in row.items()}) for row in rows)
+    """As the comparison sees them: 0.0 and -0.0 are equal, and columns in one order."""
+    ordered = pa.Table.from_pylist(rows, SCHEMA).to_pylist()
+    return Counter(repr({k: v + 0.0 if isinstance(v, float) else v for k, v in row.items()}) for row in ordered)
 
 
 def digest(rows: list[dict[str, Any]], cuts: int = 1) -> Digests:
