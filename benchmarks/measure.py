@@ -43,5 +43,5 @@ class Watch:
 def _peak_rss_mb(process: psutil.Process) -> float:
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1000
+            return int(line.split()[1]) * 1024 / 1e6
     raise RuntimeError(f"no VmHWM for process {process.pid}")
